@@ -1,0 +1,27 @@
+"""Rows of different lengths in one flat array."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+
+class Ragged(NamedTuple):
+    """N rows; row i is `values[offsets[i] : offsets[i + 1]]`."""
+
+    values: np.ndarray  # int32
+    offsets: np.ndarray  # int64 [N + 1], from 0
+    truncated: int = 0  # rows that were cut when they were made
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """int64 [N]."""
+        return np.diff(self.offsets)
+
+    def take(self, ids: np.ndarray) -> Ragged:
+        """The rows `ids`, in that order."""
+        lengths = self.lengths[ids]
+        offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths, dtype=np.int64)])
+        flat = np.repeat(self.offsets[ids] - offsets[:-1], lengths) + np.arange(offsets[-1])
+        return Ragged(self.values[flat], offsets)

@@ -1,0 +1,81 @@
+"""Who grades: a protocol that a language model, a table of old answers and a simulation all fit.
+
+A backend is given requests and yields judgements as they are ready, in any order. What it cannot answer comes back
+with `grade=None` and the reason in `answer`: nothing is dropped, and nothing is turned into a grade.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Protocol
+
+import numpy as np
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """One pair to grade, with all that a judge may read of the listing."""
+
+    item: int  # row of the items table
+    keyphrase_index: int  # row of the keyphrases table
+    title: str
+    category: tuple[str, ...]
+    attributes: Mapping[str, str]
+    keyphrase: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Judgement:
+    """One answer; `grade` 0–3, or None for an abstention or an unreadable answer."""
+
+    item: int
+    keyphrase_index: int
+    grade: int | None
+    judge: str
+    rubric: str
+    raw_score: float | None = None  # the judge's own continuous score, where it has one
+    answer: str = ""
+
+
+class Judge(Protocol):
+    """A grading backend."""
+
+    name: str
+
+    def judge(self, requests: Iterable[Request]) -> Iterator[Judgement]: ...
+
+
+class ReplayJudge:
+    """Answers from a table of earlier judgements."""
+
+    def __init__(self, name: str, rubric: str, grades: Mapping[tuple[int, int], int]):
+        """`grades` maps (item, keyphrase index) to 0–3."""
+        self.name, self._rubric, self._grades = name, rubric, grades
+
+    def judge(self, requests: Iterable[Request]) -> Iterator[Judgement]:
+        for request in requests:
+            grade = self._grades.get((request.item, request.keyphrase_index))
+            answer = "" if grade is not None else "not in the judgements table"
+            yield Judgement(
+                request.item, request.keyphrase_index, grade, self.name, self._rubric, answer=answer
+            )
+
+
+class SimulatedJudge:
+    """The embedded marketplace's judge: errs as a real one does, and gives the same pair the same grade every time."""
+
+    name = "simulated"
+
+    def __init__(self, rubric: str, grade: Callable[[np.ndarray, np.ndarray], np.ndarray], chunk: int = 8192):
+        """`grade(items [N], keyphrases [N])` returns grades [N]; rows are those of the prepared tables."""
+        self._rubric, self._grade, self._chunk = rubric, grade, chunk
+
+    def judge(self, requests: Iterable[Request]) -> Iterator[Judgement]:
+        requests = iter(requests)
+        while chunk := list(itertools.islice(requests, self._chunk)):
+            items = np.array([r.item for r in chunk])
+            keyphrases = np.array([r.keyphrase_index for r in chunk])
+            for request, grade in zip(chunk, self._grade(items, keyphrases)):
+                yield Judgement(request.item, request.keyphrase_index, int(grade), self.name, self._rubric)

@@ -1,0 +1,163 @@
+"""assistant: the cross-encoder learns the judge's grades; the best of its validations is kept and calibrated."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from distill.artifacts import write_json
+from distill.stages.base import Context, Stage, files_below, save_model
+from distill.stages.judge import judged
+
+CALIBRATION, VALIDATION = "calibration.json", "validation.npz"
+
+
+def run(context: Context, folder: Path) -> dict[str, Any]:
+    import jax
+    import numpy as np
+
+    from distill.data.pair_batches import pack_pairs, padded, plan_pairs
+    from distill.data.stream import stream_steps
+    from distill.data.tokenizing import pair_tokens
+    from distill.judge.calibration import Calibration, threshold_for_precision
+    from distill.models import cross_encoder
+    from distill.models.encoder import PackedTokens
+    from distill.parallel.mesh import batch_shards, to_global
+    from distill.retrieval.encoding import ROW_FIELDS, PairScorer
+    from distill.train.loop import fit
+    from distill.train.objectives import assistant_extras, make_assistant_loss
+    from distill.train.optimizer import make_optimizer
+    from distill.train.state import create_state
+    from distill.train.step import compile_step
+
+    experiment, settings, mesh = context.experiment, context.experiment.assistant, context.mesh
+    seed, row_tokens = experiment.seed, experiment.encoder.row_tokens
+    pairs = judged(context)
+    held_back = np.isin(pairs["item"], held_back_items(context))
+    train = {k: v[~pairs["holdout"] & ~held_back] for k, v in pairs.items()}
+    valid = {k: v[~pairs["holdout"] & held_back] for k, v in pairs.items()}
+
+    keyphrases, items = context.pair_parts
+    specials = (context.tokenizer.cls_id, context.tokenizer.sep_id)
+    lengths = keyphrases.lengths[train["keyphrase"]] + items.lengths[train["item"]] + 3
+    plan = plan_pairs(
+        lengths,
+        total=round(settings.epochs * len(lengths)),
+        batch_pairs=settings.batch_pairs,
+        row_tokens=row_tokens,
+        shards=batch_shards(mesh),
+        seed=seed,
+    )
+
+    spec, initial = context.initial_encoder()
+    spec = dataclasses.replace(spec, dropout=settings.dropout)
+    params = cross_encoder.init_cross_encoder(spec, seed, initial["encoder"], initial.get("pooler"))
+    params |= {"loss": extras} if (extras := assistant_extras(settings)) else {}
+
+    def build(step: int) -> tuple[dict[str, Any], int]:
+        ids = plan.pairs(step)
+        tokens, types = pair_tokens(keyphrases, items, train["keyphrase"][ids], train["item"][ids], *specials)
+        packed = pack_pairs(tokens, types, plan)
+        grades = padded(train["grade"][ids], plan.slots, 0)
+        return {"rows": PackedTokens(*packed[:4]), "slots": packed.slots, "grades": grades}, len(ids)
+
+    def batches(start: int) -> Any:
+        for batch, count in stream_steps(build, start, plan.steps):
+            yield to_global(mesh, batch, ROW_FIELDS), count
+
+    def score(params: Any, rows: Any, slots: Any, key: Any) -> Any:
+        return cross_encoder.score(spec, params, rows, slots, plan.budget.texts_per_row, key)
+
+    plain = dataclasses.replace(spec, dropout=0.0)
+
+    def scorer(params: Any) -> PairScorer:
+        return PairScorer(plain, params, keyphrases, items, specials=specials, row_tokens=row_tokens, mesh=mesh)
+
+    def validate(params: Any) -> dict[str, float]:
+        return ranking_quality(valid["item"], valid["grade"], scorer(params)(valid["keyphrase"], valid["item"]))
+
+    optimizer = make_optimizer(settings.optimizer, plan.steps)
+    state = create_state(params, optimizer, mesh)
+    context.reporter.line(
+        f"assistant: {len(lengths):,} graded pairs, {len(valid['item']):,} held back, {plan.steps:,} steps of about "
+        f"{len(plan.order) / plan.steps:.0f} pairs"
+    )
+    done = fit(
+        name="assistant",
+        state=state,
+        step_fn=compile_step(state, make_assistant_loss(score, settings), optimizer, seed),
+        batches=batches,
+        steps=plan.steps,
+        validate=validate,
+        metric="quality",
+        validations=settings.validations,
+        directory=folder / "training",
+        reporter=context.reporter,
+    )
+    best = jax.device_get(done.params)
+    save_model(folder / "model", plain, {k: best[k] for k in ("encoder", "pooler", "classifier")})
+
+    logits = scorer(done.params)(valid["keyphrase"], valid["item"])
+    np.savez(folder / VALIDATION, logits=logits, grade=valid["grade"])
+    relevant = experiment.recommend.relevant_grade
+    calibration = Calibration.fit(logits, valid["grade"], relevant)
+    threshold = threshold_for_precision(logits, valid["grade"], relevant, experiment.recommend.precision)
+    if not threshold.reached:
+        context.reporter.line(
+            f"assistant: no threshold reaches precision {experiment.recommend.precision} on the held-back pairs; "
+            f"the best one has {threshold.precision:.3f}"
+        )
+    write_json(
+        folder / CALIBRATION,
+        {"calibration": calibration.to_dict(), "threshold": dataclasses.asdict(threshold), "relevant_grade": relevant},
+    )
+    return {
+        "training_pairs": len(lengths),
+        "valid_pairs": len(valid["item"]),
+        "steps": done.steps,
+        "best_step": done.best_step,
+        "valid_quality": done.best_metric,
+        "examples_per_second": done.examples_per_second,
+    }
+
+
+def held_back_items(context: Context) -> Any:
+    """The judged training items that no model trains on: for keep-best, calibration and thresholds. int32 [V]."""
+    import numpy as np
+
+    pairs = judged(context)
+    items = np.unique(pairs["item"][~pairs["holdout"]])
+    count = max(1, round(context.experiment.assistant.valid_share * len(items)))
+    if count >= len(items):
+        raise ValueError(
+            f"judgements: only {len(items)} training items are judged, too few to hold back "
+            f"assistant.valid_share={context.experiment.assistant.valid_share} of them"
+        )
+    return np.sort(np.random.default_rng((context.experiment.seed, 2)).permutation(items)[:count])
+
+
+def ranking_quality(items: Any, grades: Any, scores: Any) -> dict[str, float]:
+    """nDCG@10 per item (gain grade / 3), pooled AUC of grade 3, and their mean, `quality`, that picks the best step."""
+    from distill.evaluate.metrics import auc, ndcg_per_group
+
+    _, ndcg = ndcg_per_group(items, grades / 3, scores, k=10)
+    figures = {"ndcg@10": float(ndcg.mean()) if len(ndcg) else 0.0, "auc_exact": float(auc(grades == 3, scores))}
+    # One class alone has no AUC; then the ranking decides.
+    known = [value for value in figures.values() if value == value]
+    return {name: value for name, value in figures.items() if value == value} | {"quality": sum(known) / len(known)}
+
+
+STAGE = Stage(
+    name="assistant",
+    config=lambda e: {
+        "assistant": e.assistant,
+        "encoder": {"row_tokens": e.encoder.row_tokens},
+        "precision": e.recommend.precision,
+        "relevant_grade": e.recommend.relevant_grade,
+        "seed": e.seed,
+    },
+    inputs=("prepare", "judge"),
+    run=run,
+    published=files_below("model", CALIBRATION, VALIDATION),
+)

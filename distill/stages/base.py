@@ -1,0 +1,180 @@
+"""What a stage is, and the context it runs in."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from distill.artifacts import StageFolder, config_dict, output_hash, read_json
+from distill.config import Experiment
+from distill.reporting import Reporter
+
+if TYPE_CHECKING:
+    import jax
+
+    from distill.data.tables import Prepared
+    from distill.data.tokenizing import Ragged, Tokenizer
+    from distill.models.encoder import EncoderSpec
+
+FOLDERS = {
+    "prepare": "data",
+    "judge": "judgements",
+    "assistant": "assistant",
+    "score": "scores",
+    "student": "student",
+    "index": "index",
+    "recommend": "recommendations",
+    "evaluate": "report",
+    "export": "export",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """One step of the pipeline. `reads` names what it depends on, `run` does it inside its folder."""
+
+    name: str
+    config: Callable[[Experiment], dict[str, Any]]  # the part of the experiment that it reads
+    inputs: tuple[str, ...]  # stages whose published files it reads
+    run: Callable[[Context, Path], dict[str, Any]]  # returns counts and figures for the manifest
+    published: Callable[[Path], list[Path]]  # the files that define its output
+    external: Callable[[Context], dict[str, str]] = lambda context: {}  # hashes of inputs from outside
+
+
+@dataclasses.dataclass
+class Context:
+    """The experiment, where it lives, and what several stages load from there."""
+
+    experiment: Experiment
+    workdir: Path
+    reporter: Reporter
+    arm: str = ""  # an ablation arm: its own student under arms/NAME, everything else shared
+
+    def folder(self, stage: str) -> Path:
+        """A stage's folder; an arm has its own from the student on."""
+        own = self.arm and stage == "student"
+        return (self.workdir / "arms" / self.arm if own else self.workdir) / FOLDERS[stage]
+
+    def for_arm(self, arm: str) -> Context:
+        return Context(arm_experiment(self.experiment, arm), self.workdir, self.reporter, arm)
+
+    def stage_folder(self, stage: Stage) -> StageFolder:
+        """Raises ArtifactError when a stage that it reads from is not finished."""
+        inputs = {name: output_hash(self.folder(name), f"python -m launch.{name}") for name in stage.inputs}
+        config = config_dict(stage.config(self.experiment))
+        return StageFolder(stage.name, self.folder(stage.name), config, inputs | stage.external(self))
+
+    @functools.cached_property
+    def mesh(self) -> jax.sharding.Mesh:
+        from distill.parallel.mesh import make_mesh
+
+        return make_mesh(self.experiment.parallel)
+
+    @functools.cached_property
+    def prepared(self) -> Prepared:
+        from distill.data.tables import Prepared
+
+        return Prepared(self.folder("prepare"))
+
+    @functools.cached_property
+    def tokenizer(self) -> Tokenizer:
+        from distill.data.tokenizing import Tokenizer
+
+        return Tokenizer.load(self.folder("prepare") / "tokenizer")
+
+    @functools.cached_property
+    def item_tokens(self) -> Ragged:
+        """Item texts as `[CLS] … [SEP]`."""
+        return self.tokenizer.encode_texts(self.prepared.item_texts, self.experiment.encoder.item_tokens)
+
+    @functools.cached_property
+    def keyphrase_tokens(self) -> Ragged:
+        """Keyphrases as `[CLS] … [SEP]`."""
+        return self.tokenizer.encode_texts(self.prepared.keyphrases, self.experiment.encoder.keyphrase_tokens)
+
+    @functools.cached_property
+    def pair_parts(self) -> tuple[Ragged, Ragged]:
+        """(keyphrases, item texts) without special tokens: the halves of the assistant's input."""
+        encoder = self.experiment.encoder
+        return (
+            self.tokenizer.encode_raw(self.prepared.keyphrases, encoder.keyphrase_tokens - 2),
+            self.tokenizer.encode_raw(self.prepared.item_texts, encoder.item_tokens - 2),
+        )
+
+    def initial_encoder(self) -> tuple[EncoderSpec, Any]:
+        """Specification and parameters that the assistant and the student both start from."""
+        return load_model(self.folder("prepare") / "encoder")
+
+    def pair_scorer(self) -> Any:
+        """The trained assistant, over (keyphrase, item) index pairs."""
+        from distill.retrieval.encoding import PairScorer
+
+        spec, params = load_model(self.folder("assistant") / "model")
+        keyphrases, items = self.pair_parts
+        return PairScorer(
+            spec,
+            params,
+            keyphrases,
+            items,
+            specials=(self.tokenizer.cls_id, self.tokenizer.sep_id),
+            row_tokens=self.experiment.encoder.row_tokens,
+            mesh=self.mesh,
+        )
+
+    def embeddings(self, spec: EncoderSpec, params: Any) -> tuple[Any, Any]:
+        """Unit embeddings (items [I, D], keyphrases [P, D]) of all texts under a student's parameters."""
+        from distill.retrieval.encoding import embed_texts
+
+        row_tokens = self.experiment.encoder.row_tokens
+        return tuple(
+            embed_texts(spec, params, tokens, row_tokens=row_tokens, mesh=self.mesh)
+            for tokens in (self.item_tokens, self.keyphrase_tokens)
+        )  # type: ignore[return-value]
+
+
+def arm_experiment(experiment: Experiment, arm: str) -> Experiment:
+    """The experiment of an ablation arm: other signals, everything else and the number of steps equal."""
+    student = dataclasses.replace(experiment.student)
+    if arm == "student_clicks":
+        student.tasks = dataclasses.replace(student.tasks, clicks=1.0, search_relevance=0.0, distill=0.0)
+    elif arm == "student_search_relevance":
+        student.tasks = dataclasses.replace(student.tasks, clicks=0.0, search_relevance=1.0, distill=0.0)
+    elif arm == "student_no_assistant":
+        student.distill = dataclasses.replace(student.distill, teacher="judge")
+    else:
+        raise ValueError(f"unknown arm {arm!r}")
+    return dataclasses.replace(experiment, student=student)
+
+
+def save_model(directory: Path, spec: EncoderSpec, params: Any) -> None:
+    """Writes `spec.json` and `params.safetensors`."""
+    from distill.artifacts import write_json
+    from distill.models.storage import save_params
+
+    directory.mkdir(parents=True, exist_ok=True)
+    save_params(directory / "params.safetensors", params)
+    write_json(directory / "spec.json", dataclasses.asdict(spec))
+
+
+def load_model(directory: Path) -> tuple[EncoderSpec, Any]:
+    """(specification, parameters) that `save_model` wrote."""
+    from distill.models.encoder import EncoderSpec
+    from distill.models.storage import load_params
+
+    return EncoderSpec(**read_json(directory / "spec.json")), load_params(directory / "params.safetensors")
+
+
+def files_below(*names: str) -> Callable[[Path], list[Path]]:
+    """All files below the named entries of a stage's folder, as its published output."""
+
+    def published(folder: Path) -> list[Path]:
+        found: list[Path] = []
+        for name in names:
+            path = folder / name
+            found += [path] if path.is_file() else [p for p in path.rglob("*") if p.is_file()]
+        return found
+
+    return published

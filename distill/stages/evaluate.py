@@ -1,0 +1,203 @@
+"""evaluate: every model against humans, the judge on held-out items and, where it is known, the truth; the report."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from distill.artifacts import read_json, read_manifest, write_atomic, write_json
+from distill.stages.assistant import CALIBRATION
+from distill.stages.base import Context, Stage, files_below
+from distill.stages.judge import AGREEMENT, judged
+
+METRICS, REPORT, TOP = "metrics.json", "index.html", 20
+
+
+def run(context: Context, folder: Path) -> dict[str, Any]:
+    from distill.evaluate.metric_table import MetricTable, add_differences
+    from distill.evaluate.report import render_report
+    from distill.stages.models import load_models
+    from distill.stages.report_data import collect
+
+    settings = context.experiment.evaluate
+    table = MetricTable(settings.bootstrap, context.experiment.seed)
+    models = load_models(context)
+    _human(context, table, models)
+    _holdout(context, table, models)
+    _truth(context, table, models)
+    _alignment(context, table, models)
+    rivals = [name for name in models if name not in ("student", "assistant")]
+    pairs = [("student", rival) for rival in rivals] + [("student", "assistant"), ("assistant", "zero_shot")]
+    add_differences(table, pairs, [name for name in METRIC_NAMES if table.has(name)])
+    _scalars(context, table)
+    metrics = table.as_dict()
+    write_json(folder / METRICS, metrics)
+    write_json(folder / "missing.json", table.missing)
+    write_atomic(folder / REPORT, render_report(collect(context, table, models)))
+    return {"metrics": len(metrics)}
+
+
+METRIC_NAMES = (
+    "human/ndcg@10",
+    "human/auc_exact",
+    "human/auc_relevant",
+    "holdout/ndcg@10",
+    "holdout/auc",
+    "truth/ndcg@10",
+    "truth/recall@20",
+    "never_exposed/recall@20",
+    "align/search_pass@20",
+    "align/judge_pass@20",
+    "align/both@20",
+    "coverage",
+)
+
+
+def _human(context: Context, table: Any, models: dict[str, Any]) -> None:
+    from distill.evaluate.metric_table import add_human
+
+    human = context.prepared.human()
+    if human is None:
+        context.reporter.line("evaluate: no human table, so nothing is measured against people")
+        return
+    test = human["split"] == "test"
+    pairs = {name: column[test] for name, column in human.items()}
+    for name, model in models.items():
+        add_human(table, name, pairs["keyphrase"], pairs["gain"], model.score(pairs["keyphrase"], pairs["item"]))
+
+
+def holdout_pairs(context: Context) -> dict[str, Any]:
+    """The judged pairs of held-out items."""
+    pairs = judged(context)
+    return {name: column[pairs["holdout"]] for name, column in pairs.items()}
+
+
+def _holdout(context: Context, table: Any, models: dict[str, Any]) -> None:
+    import numpy as np
+    from scipy.stats import pearsonr
+
+    from distill.evaluate.metric_table import add_holdout
+
+    pairs = holdout_pairs(context)
+    if not len(pairs["item"]):
+        context.reporter.line("evaluate: no judged pair of a held-out item, so holdout/ metrics are left out")
+        return
+    scores = {}
+    for name, model in models.items():
+        scores[name] = model.score(pairs["keyphrase"], pairs["item"])
+        add_holdout(table, name, pairs["item"], pairs["grade"], scores[name])
+    relevance = 1 / (1 + np.exp(-scores["assistant"].astype(np.float64)))
+    table.add_scalar("student/pearson_to_assistant", float(pearsonr(scores["student"], relevance).statistic))
+
+
+def _truth(context: Context, table: Any, models: dict[str, Any]) -> None:
+    """Known truth: recall over all keyphrases, nDCG over the judged pairs of held-out items."""
+    import numpy as np
+    import scipy.sparse as sp
+
+    from distill.evaluate.metric_table import add_recall, add_truth_ndcg
+
+    truth = context.prepared.truth()
+    if truth is None:
+        return
+    prepared = context.prepared
+    items = np.flatnonzero(prepared.item_is_holdout)
+    row_of = np.full(len(prepared.item_ids), -1)
+    row_of[items] = np.arange(len(items))
+    shape = (len(items), len(prepared.keyphrases))
+    exact = (truth["grade"] == 3) & (row_of[truth["item"]] >= 0)
+
+    def relevant(mask: Any) -> Any:
+        rows = (row_of[truth["item"][mask]], truth["keyphrase"][mask])
+        return sp.csr_array((np.ones(int(mask.sum()), bool), rows), shape=shape)
+
+    everything, hidden = relevant(exact), relevant(exact & ~truth["exposed"].astype(bool))
+    grades = sp.csr_array((truth["grade"].astype(np.float64), (row_of[truth["item"]], truth["keyphrase"])), shape=shape)
+    pairs = holdout_pairs(context)
+    gains = np.asarray(grades[row_of[pairs["item"]], pairs["keyphrase"]]).reshape(-1) / 3
+    for name, model in models.items():
+        found = padded_top(model.top(items, TOP))
+        add_recall(table, "truth/recall@20", name, found, everything)
+        add_recall(table, "never_exposed/recall@20", name, found, hidden)
+        add_truth_ndcg(table, name, pairs["item"], gains, model.score(pairs["keyphrase"], pairs["item"]))
+
+
+def padded_top(found: Any) -> Any:
+    """Retrieved keyphrases [I, k ≤ TOP] padded with −1 to [I, TOP]."""
+    import numpy as np
+
+    return np.pad(found[:, :TOP], ((0, 0), (0, max(0, TOP - found.shape[1]))), constant_values=-1)
+
+
+def _alignment(context: Context, table: Any, models: dict[str, Any]) -> None:
+    """What would be recommended: does the search engine pass it, does the calibrated assistant find it relevant?"""
+    import numpy as np
+
+    from distill.evaluate.metric_table import add_alignment, add_coverage
+    from distill.judge.calibration import Calibration
+
+    prepared, settings = context.prepared, context.experiment.evaluate
+    items = np.flatnonzero(prepared.item_is_holdout)
+    rng = np.random.default_rng((context.experiment.seed, 4))
+    items = np.sort(rng.permutation(items)[: settings.align_items])
+    if not len(items):
+        return
+    saved = read_json(context.folder("assistant") / CALIBRATION)
+    calibration, threshold = Calibration.from_dict(saved["calibration"]), saved["threshold"]["logit"]
+    searched = prepared.holdout("search_relevance")
+    passed = np.zeros(0, np.int64)
+    if searched is not None:
+        keys = searched["item"].astype(np.int64) * len(prepared.keyphrases) + searched["keyphrase"]
+        passed = keys[searched["passed"].astype(bool)]
+    for name, model in models.items():
+        found = padded_top(model.top(items, TOP))
+        row, place = np.nonzero(found >= 0)
+        logits = np.full(found.shape, -np.inf)
+        logits[row, place] = models["assistant"].score(found[row, place], items[row])
+        if searched is not None:
+            # A pair that the search engine's table does not hold was not passed.
+            search = np.isin(items[:, None].astype(np.int64) * len(prepared.keyphrases) + found, passed) & (found >= 0)
+            add_alignment(table, name, found, search, calibration.probability(logits) >= 0.5)
+        add_coverage(table, name, (logits >= threshold).sum(axis=1))
+
+
+def _scalars(context: Context, table: Any) -> None:
+    """Agreement of the judge, the index's and the training's figures, and what became of the candidates."""
+    agreement = context.folder("judge") / AGREEMENT
+    if agreement.exists():
+        figures = read_json(agreement)
+        for name in ("auc_exact", "auc_relevant", "kappa"):
+            table.add_scalar(f"judge/{name}", figures[name])
+    index = _counts(context.folder("index"))
+    table.add_scalar("index/recall@100", index["recall_at_100"])
+    table.add_scalar("index/queries_per_second", index["queries_per_second"])
+    for stage in ("assistant", "score", "student"):
+        table.add_scalar(f"train/{stage}/examples_per_second", _counts(context.folder(stage))["examples_per_second"])
+    recommended = _counts(context.folder("recommend"))
+    items = max(1, recommended["items"])
+    for name in ("candidates", "blocked", "below_threshold", "already_recommended", "repeated", "kept"):
+        table.add_scalar(f"protocol/student/{name}_per_item", recommended[name] / items)
+    table.add_scalar("protocol/student/covered_items", recommended["covered_items"] / items)
+
+
+def _counts(folder: Path) -> dict[str, Any]:
+    manifest = read_manifest(folder)
+    assert manifest is not None  # an input of this stage, checked before it ran
+    return manifest["counts"]
+
+
+def _arms(context: Context) -> dict[str, str]:
+    from distill.artifacts import output_hash
+
+    arms = context.experiment.evaluate.arms
+    return {arm: output_hash(context.for_arm(arm).folder("student"), "python -m launch.student") for arm in arms}
+
+
+STAGE = Stage(
+    name="evaluate",
+    config=lambda e: {"evaluate": e.evaluate, "row_tokens": e.encoder.row_tokens, "seed": e.seed},
+    inputs=("prepare", "judge", "assistant", "score", "student", "index", "recommend"),
+    run=run,
+    published=files_below(METRICS, REPORT),
+    external=_arms,
+)

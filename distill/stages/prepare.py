@@ -1,0 +1,114 @@
+"""prepare: a data directory (or the embedded marketplace) in; checked tables, tokenizer and initial encoder out."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from distill.artifacts import hash_tree, write_atomic
+from distill.config import ConfigError, check_width
+from distill.stages.base import Context, Stage, files_below, save_model
+
+
+def run(context: Context, folder: Path) -> dict[str, Any]:
+    from distill.data.prepare import prepare
+
+    experiment = context.experiment
+    if experiment.data.dir:
+        source = Path(experiment.data.dir)
+    else:
+        from distill.data.marketplace import write_marketplace
+
+        source = folder / "marketplace"
+        shutil.rmtree(source, ignore_errors=True)
+        write_marketplace(source, experiment.data.marketplace, experiment.seed)
+    summary = prepare(source, folder, experiment.data)
+    context.reporter.line("\n".join(summary.lines()))
+    encoder = _encoder(context, folder)
+    truncated = {
+        "items": context.item_tokens.truncated,
+        "keyphrases": context.keyphrase_tokens.truncated,
+    }
+    if any(truncated.values()):
+        settings = experiment.encoder
+        context.reporter.line(
+            f"encoder: {truncated['items']:,} item texts were cut at item_tokens={settings.item_tokens}, "
+            f"{truncated['keyphrases']:,} keyphrases at keyphrase_tokens={settings.keyphrase_tokens}"
+        )
+    return {"truncated_items": truncated["items"], "truncated_keyphrases": truncated["keyphrases"], **encoder}
+
+
+def _encoder(context: Context, folder: Path) -> dict[str, Any]:
+    """Writes `tokenizer/` and `encoder/`: loaded from `encoder.init`, or learnt from the training texts and random."""
+    from distill.data.tokenizing import Tokenizer
+    from distill.models.encoder import EncoderSpec, init_encoder
+
+    settings, prepared = context.experiment.encoder, context.prepared
+    if settings.init:
+        from distill.models.pretrained import load_pretrained
+
+        tokenizer = Tokenizer.load(settings.init)
+        spec, params = load_pretrained(settings.init, settings.compute_dtype)
+        check_width(context.experiment.student, spec.width)
+        if max(settings.item_tokens, settings.row_tokens) > spec.max_positions:
+            longest = settings.item_tokens + settings.keyphrase_tokens
+            if longest > spec.max_positions:
+                raise ConfigError(
+                    f"config.encoder.item_tokens + keyphrase_tokens = {longest}: the encoder at {settings.init} has "
+                    f"{spec.max_positions} positions; lower one of them"
+                )
+    else:
+        texts = [t for t, held in zip(prepared.item_texts, prepared.item_is_holdout) if not held]
+        texts += [k for k, trainable in zip(prepared.keyphrases, prepared.trainable) if trainable]
+        tokenizer = Tokenizer.train(texts, settings.vocab_size)
+        spec = EncoderSpec(
+            vocab_size=tokenizer.vocab_size,
+            layers=settings.layers,
+            width=settings.width,
+            heads=settings.heads,
+            mlp_width=settings.mlp_width,
+            max_positions=settings.item_tokens + settings.keyphrase_tokens,
+            compute_dtype=settings.compute_dtype,
+        )
+        params = {"encoder": init_encoder(spec, context.experiment.seed)}
+    tokenizer.save(folder / "tokenizer", settings.item_tokens)
+    save_model(folder / "encoder", spec, params)
+    write_atomic(folder / "tokenizer.sha256", tokenizer.content_hash + "\n")
+    return {"vocab_size": tokenizer.vocab_size, "encoder_layers": spec.layers, "encoder_width": spec.width}
+
+
+def _external(context: Context) -> dict[str, str]:
+    experiment = context.experiment
+    hashes = {}
+    if experiment.data.dir:
+        source = Path(experiment.data.dir)
+        if not source.is_dir():
+            raise ConfigError(f"config.data.dir={experiment.data.dir!r}: there is no such directory")
+        hashes["data"] = hash_tree(source)
+    if experiment.encoder.init and Path(experiment.encoder.init).is_dir():
+        hashes["encoder"] = hash_tree(Path(experiment.encoder.init))
+    return hashes
+
+
+STAGE = Stage(
+    name="prepare",
+    # The seed makes the embedded marketplace and the encoder from scratch.
+    config=lambda e: {"data": _without_dir(e), "encoder": e.encoder, "seed": e.seed, "widths": e.student.widths},
+    inputs=(),
+    run=run,
+    published=lambda folder: [p for p in files_below(".")(folder) if _is_output(p.relative_to(folder))],
+    external=_external,
+)
+
+
+def _is_output(path: Path) -> bool:
+    return path.parts[0] != "marketplace" and path.name not in ("manifest.json", "started.json")
+
+
+def _without_dir(experiment: Any) -> dict[str, Any]:
+    """The data settings; where the directory lies does not matter, its content is hashed."""
+    import dataclasses
+
+    settings = dataclasses.asdict(experiment.data)
+    return settings | {"dir": bool(settings["dir"])}

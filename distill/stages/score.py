@@ -1,0 +1,98 @@
+"""score: the assistant reads far more pairs than the judge did; shards already written are kept on a restart."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+from distill.stages.base import Context, Stage
+from distill.stages.candidates import dense_candidates, lexical_candidates
+from distill.stages.judge import judged
+
+
+def run(context: Context, folder: Path) -> dict[str, Any]:
+    import numpy as np
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    from distill.retrieval.candidates import gather_candidates, source_names
+
+    prepared, settings = context.prepared, context.experiment.score
+    items = np.flatnonzero(~prepared.item_is_holdout)
+    pairs = judged(context)
+    train = ~pairs["holdout"]
+    known = {"judged": (pairs["item"][train], pairs["keyphrase"][train])}
+    clicks = prepared.training("clicks")
+    if clicks is not None:
+        clicked = clicks["clicks"] > 0
+        known["clicked"] = (clicks["item"][clicked], clicks["keyphrase"][clicked])
+    sources = {
+        "lexical": lexical_candidates(context, items, settings.lexical) if settings.lexical else _none(items),
+        "dense": dense_candidates(context, items, settings.dense) if settings.dense else _none(items),
+    }
+    found = gather_candidates(
+        sources=sources,
+        pairs=known,
+        allowed=prepared.trainable,
+        random_per_item=settings.random,
+        seed=context.experiment.seed,
+        items=items,
+    )
+    scorer = context.pair_scorer()
+    shards = -(-len(found.item) // settings.shard_pairs)
+    clock, scored = time.perf_counter(), 0
+    with context.reporter.progress("score", len(found.item)) as advance:
+        for shard in range(shards):
+            span = slice(shard * settings.shard_pairs, (shard + 1) * settings.shard_pairs)
+            path = folder / f"part-{shard:05d}-of-{shards:05d}.parquet"
+            item, keyphrase = found.item[span], found.keyphrase[span]
+            if not path.exists():
+                logits = scorer(keyphrase, item)
+                scored += len(item)
+                table = pa.table(
+                    {
+                        "item_id": pa.array(prepared.item_ids).take(pa.array(item)),
+                        "keyphrase": pa.array(prepared.keyphrases).take(pa.array(keyphrase)),
+                        "logit": logits,
+                        "sources": found.source_bits[span],
+                    }
+                )
+                temporary = path.with_suffix(".tmp")
+                pq.write_table(table, temporary)
+                temporary.replace(path)
+            advance(len(item), examples_per_second=scored / max(time.perf_counter() - clock, 1e-9))
+    names = source_names(sources, known)
+    by_source = {f"from_{name}": int((found.source_bits >> b & 1).sum()) for b, name in enumerate(names)}
+    rate = scored / max(time.perf_counter() - clock, 1e-9)
+    return {"scored_pairs": len(found.item), "examples_per_second": rate, **by_source}
+
+
+def _none(items: Any) -> Any:
+    import numpy as np
+
+    return np.zeros((len(items), 0), np.int64)
+
+
+def scored(context: Context) -> dict[str, Any]:
+    """Columns item, keyphrase (indices) and logit of all scored pairs."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+    import pyarrow.dataset as ds
+
+    files = sorted(str(p) for p in context.folder("score").glob("part-*.parquet"))
+    table = ds.dataset(files).to_table(columns=["item_id", "keyphrase", "logit"])
+    return {
+        "item": pc.index_in(table["item_id"], value_set=pa.array(context.prepared.item_ids)).to_numpy(),
+        "keyphrase": pc.index_in(table["keyphrase"], value_set=pa.array(context.prepared.keyphrases)).to_numpy(),
+        "logit": table["logit"].to_numpy(),
+    }
+
+
+STAGE = Stage(
+    name="score",
+    config=lambda e: {"score": e.score, "row_tokens": e.encoder.row_tokens, "seed": e.seed},
+    inputs=("prepare", "judge", "assistant"),
+    run=run,
+    published=lambda folder: sorted(folder.glob("part-*.parquet")),
+)

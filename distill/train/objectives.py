@@ -1,0 +1,123 @@
+"""What the assistant and the student descend: losses of `distill.losses` put together for a batch.
+
+The apply functions come from outside, so nothing here knows how a text is encoded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from distill.config import AssistantConfig, DistillLoss, StudentConfig
+from distill.losses.contrastive import info_nce
+from distill.losses.correlation import cosent_loss, global_pearson_loss, pearson_loss
+from distill.losses.matryoshka import matryoshka
+from distill.losses.pairwise import margin_mse
+from distill.losses.pointwise import mse, ordinal_cross_entropy, soft_cross_entropy
+from distill.train.step import LossFn
+
+# (parameters, packed rows, slots [N], dropout key or None) → [N] logits or [N, D] unit embeddings
+ApplyFn = Callable[[Any, Any, jax.Array, jax.Array | None], jax.Array]
+
+
+def assistant_extras(config: AssistantConfig) -> dict[str, Any]:
+    """Parameters that the assistant's loss learns beside the model: the ordinal loss's three thresholds."""
+    return {"thresholds": jnp.array([-1.0, 0.0, 1.0])} if config.loss == "ordinal" else {}
+
+
+def make_assistant_loss(score: ApplyFn, config: AssistantConfig) -> LossFn:
+    """Loss of the batch `{rows, slots [N], grades int32 [N]}`; a pair with slot −1 is padding.
+
+    `soft_cross_entropy` reads each grade as the soft label `grade_targets[grade]`; `ordinal` is a proportional-odds
+    model over the raw logit with learnt thresholds.
+    """
+    targets = jnp.asarray(config.grade_targets, jnp.float32)
+
+    def loss(params: Any, batch: Any, key: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
+        logits = score(params, batch["rows"], batch["slots"], key if config.dropout else None)
+        real = batch["slots"] >= 0
+        if config.loss == "ordinal":
+            value = ordinal_cross_entropy(logits, batch["grades"], params["loss"]["thresholds"], where=real)
+        else:
+            value = soft_cross_entropy(logits, targets[batch["grades"]], where=real)
+        return value, {}
+
+    return loss
+
+
+def student_extras() -> dict[str, Any]:
+    """Parameters of the search-relevance task: how a cosine becomes a logit (as in SigLIP, arXiv 2303.15343)."""
+    return {"log_scale": jnp.log(jnp.asarray(10.0)), "bias": jnp.asarray(-4.0)}
+
+
+def distill_terms(cosines: jax.Array, teacher: jax.Array, config: DistillLoss) -> dict[str, jax.Array]:
+    """The distillation task's terms of weight above 0.
+
+    `cosines` and `teacher` (raw logits; NaN is unknown) are [B, K]: items and their keyphrases.
+    """
+    where = jnp.isfinite(teacher)
+    logits = jnp.where(where, teacher, 0.0)
+    probability = jax.nn.sigmoid(logits)
+    terms = {
+        "pearson": lambda: global_pearson_loss(cosines, probability, where=where),
+        "pearson_items": lambda: pearson_loss(cosines, probability, where=where),
+        "mse": lambda: mse(cosines, probability, where=where),
+        "margin_mse": lambda: margin_mse(config.scale * cosines, logits, where=where),
+        "cosent": lambda: cosent_loss(cosines, probability, scale=config.scale, where=where),
+    }
+    return {name: term() for name, term in terms.items() if getattr(config, name) > 0}
+
+
+def make_student_loss(embed_items: ApplyFn, embed_keyphrases: ApplyFn, config: StudentConfig) -> LossFn:
+    """Weighted sum of the enabled tasks, each at every Matryoshka prefix, over one encoding of the batch.
+
+    The batch is `distill.data.item_batches.ItemBatch` as a dict: B items, U distinct keyphrases, K pairs an item.
+    Clicks: each clicked keyphrase against those drawn by other items' clicks; an item's other clicked keyphrases are
+    masked. Search relevance: cross-entropy of the engine's verdict. Distillation: `distill_terms`.
+    """
+    tasks = config.tasks
+
+    def loss(params: Any, batch: Any, key: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
+        item_key, keyphrase_key = jax.random.split(key) if config.dropout else (None, None)
+        items = embed_items(params, batch["items"], batch["item_slots"], item_key)
+        keyphrases = embed_keyphrases(params, batch["keyphrases"], batch["keyphrase_slots"], keyphrase_key)
+        candidates = batch["candidates"]
+        scalars: dict[str, jax.Array] = {}
+
+        def at_width(items: jax.Array, keyphrases: jax.Array) -> jax.Array:
+            parts: dict[str, jax.Array] = {}
+            if tasks.distill > 0 or tasks.search_relevance > 0:
+                cosines = jnp.einsum("bd,bkd->bk", items, keyphrases[jnp.maximum(candidates, 0)])
+            if tasks.clicks > 0:
+                clicked, targets = batch["clicked"], batch["drawn_by_click"]
+                parts["clicks"] = info_nce(
+                    items,
+                    keyphrases,
+                    positives=clicked & targets,
+                    negatives_allowed=targets & ~clicked,
+                    temperature=config.temperature,
+                )
+            if tasks.search_relevance > 0:
+                head = params["search_relevance"]
+                known = jnp.isfinite(batch["passed"])
+                parts["search_relevance"] = soft_cross_entropy(
+                    jnp.exp(head["log_scale"]) * cosines + head["bias"],
+                    jnp.where(known, batch["passed"], 0.0),
+                    where=known,
+                )
+            if tasks.distill > 0:
+                terms = distill_terms(cosines, batch["teacher"], config.distill)
+                parts["distill"] = sum(
+                    (getattr(config.distill, name) * value for name, value in terms.items()), jnp.zeros(())
+                )
+                scalars.update({f"distill/{name}/{items.shape[-1]}": value for name, value in terms.items()})
+            scalars.update({f"{name}/{items.shape[-1]}": value for name, value in parts.items()})
+            return sum((getattr(tasks, name) * value for name, value in parts.items()), jnp.zeros(()))
+
+        total, _ = matryoshka(at_width, (items, keyphrases), config.widths, config.width_weights)
+        return total, scalars
+
+    return loss

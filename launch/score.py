@@ -1,0 +1,7 @@
+"""Runs the score stage: python -m launch.score --config=configs/X.py --workdir=DIR."""
+
+from distill.stages import run_stage
+from launch.main import run
+
+if __name__ == "__main__":
+    run(lambda context, force: run_stage("score", context, force))

@@ -1,0 +1,60 @@
+"""What a person sees when a run ends: the metrics, some recommendations and where the report is."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from distill.stages import Context
+from distill.stages.evaluate import METRICS, REPORT
+
+SHOWN = (
+    "human/ndcg@10",
+    "human/auc_exact",
+    "human/auc_relevant",
+    "holdout/ndcg@10",
+    "holdout/auc",
+    "truth/ndcg@10",
+    "truth/recall@20",
+    "never_exposed/recall@20",
+    "align/both@20",
+    "coverage",
+)
+
+
+def print_summary(context: Context, listings: int = 3) -> None:
+    """Prints the metrics table, recommendations for some held-out listings and the report's path."""
+    folder = context.folder("evaluate")
+    metrics = json.loads((folder / METRICS).read_text())
+    console = Console(width=140, highlight=False)
+    models = list(dict.fromkeys(name.rsplit("/", 1)[1] for name in metrics if name.startswith("holdout/auc/")
+                                and name.count("/") == 2))
+    table = Table("metric", *models, title="Metrics (95 % intervals in the report)")
+    for metric in SHOWN:
+        values = [metrics.get(f"{metric}/{model}") for model in models]
+        if any(value is not None for value in values):
+            table.add_row(metric, *("–" if value is None else f"{value:.3f}" for value in values))
+    console.print(table)
+    for name in sorted(metrics):
+        if name.startswith("diff/") and name.endswith("/ci_low"):
+            stem = name.removesuffix("/ci_low")
+            if "recall@20" in stem or "human/ndcg" in stem or "holdout/ndcg" in stem:
+                low, high = metrics[name], metrics[stem + "/ci_high"]
+                console.print(f"{stem}: {metrics[stem]:+.3f}  [{low:+.3f}, {high:+.3f}]")
+    _print_listings(context, console, listings)
+    console.print(f"\nReport: {folder / REPORT}")
+
+
+def _print_listings(context: Context, console: Console, listings: int) -> None:
+    from distill.stages.recommend import recommendations
+
+    table, prepared = recommendations(context), context.prepared
+    ids = np.asarray(table["item_id"].to_pylist(), object)
+    shown = [i for i in np.flatnonzero(prepared.item_is_holdout) if prepared.item_ids[i] in set(ids)][:listings]
+    for item in shown:
+        console.print(f"\n[bold]Listing[/bold] {prepared.titles[item]}", soft_wrap=True)
+        for row in table.filter(ids == prepared.item_ids[item]).to_pylist()[:5]:
+            console.print(f"  {row['relevance']:.2f}  {row['keyphrase']}", markup=False)
