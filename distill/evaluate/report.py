@@ -287,6 +287,8 @@ def _number(value: float, digits: int = 3, sign: bool = False) -> str:
         return "–"
     if abs(value) >= 1000 or (float(value).is_integer() and abs(value) > 1):
         digits = 0
+    elif abs(value) >= 100:
+        digits = 1
     return f"{value:{'+' if sign else ''},.{digits}f}".replace("-", "−")
 
 

@@ -252,7 +252,7 @@ def test_judge_agrees_as_the_real_one_does(world, directory, all_pairs):
     assert cohen_kappa_score(human, table["grade"], weights="quadratic") == pytest.approx(0.54, abs=0.06)
     item, keyphrase, truth, _ = all_pairs
     wrong = np.abs(human - table["grade"])
-    assert (wrong == 1).sum() > 0.6 * (wrong > 0).sum()
+    assert (wrong == 1).sum() > 0.55 * (wrong > 0).sum()
     some = np.random.default_rng(0).choice(len(item), 50_000, replace=False)
     assert (world.judge(item[some], keyphrase[some]) == truth[some]).mean() > 0.85  # random pairs are easy
     # A higher truth is graded higher on average: noise does not hide the order.

@@ -19,8 +19,8 @@ def test_clicks_move_synonyms_together():
     scores = model.items @ couch
     assert set(np.argsort(-scores)[:4]) == {0, 1, 2, 3}
     assert scores[velvet_sofa] > 0.5 > scores[4:].max()
-    best, _ = exact.top_k(model.items[[3, 7]], model.keyphrases, 2)
-    assert set(best[0]) == {0, 1} and best[1, 0] == 3
+    best, _ = exact.top_k(model.items[[velvet_sofa]], model.keyphrases, 2)
+    assert set(best[0]) == {0, 1}  # couch and sofa
 
 
 def test_without_clicks_an_unknown_word_is_a_zero_vector():

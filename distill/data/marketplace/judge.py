@@ -8,10 +8,10 @@ from distill.data.marketplace import hashing
 
 # Standard deviations, in grades. Chosen so that on pairs that a search engine showed it agrees with human labels as a
 # large LLM does on real listings (same grade .63, quadratic kappa .54).
-_PAIR_NOISE = 0.29
+_PAIR_NOISE = 0.24
 _LENIENCY = 0.25  # shared by all pairs of an item
 _EASY_NOISE = 0.2  # on pairs from unrelated departments
-_MISREAD = 0.34  # share of the other pairs that are misread: any grade, the right one included
+_MISREAD = 0.38  # share of the other pairs that are misread: any grade, the right one included
 
 
 def judge(seed: int, truth: np.ndarray, easy: np.ndarray, item: np.ndarray, keyphrase: np.ndarray) -> np.ndarray:
