@@ -5,7 +5,6 @@ A config file's `get_config()` returns an `Experiment`; absl flags may then over
 `validate()` is called once, before any work, and names the field, its value and what to do.
 """
 
-from __future__ import annotations
 
 import dataclasses
 import math
@@ -181,7 +180,7 @@ class Experiment:
     recommend: RecommendConfig = dataclasses.field(default_factory=RecommendConfig)
     evaluate: EvaluateConfig = dataclasses.field(default_factory=EvaluateConfig)
 
-    def validate(self) -> Experiment:
+    def validate(self) -> "Experiment":
         """Returns itself; raises ConfigError, naming field and value, for the first setting that cannot work."""
         for path, value in _leaves(self):
             if isinstance(value, float) and not math.isfinite(value):

@@ -31,8 +31,15 @@ def randomise(model: torch.nn.Module, seed: int) -> None:
 
 
 def tiny_models(directory: Path) -> None:
-    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48}
-    config = BertConfig(**sizes, **{"vocab_size": 50, "max_position_embeddings": 24, "num_labels": 1})
+    config = BertConfig(
+        vocab_size=50,
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        intermediate_size=48,
+        max_position_embeddings=24,
+    )
+    config.num_labels = 1
     bert, classifier = BertModel(config).eval(), BertForSequenceClassification(config).eval()
     randomise(bert, 1)
     randomise(classifier, 2)
