@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from absl import app, flags
+from absl import app, flags, logging
 from ml_collections import config_flags
 
 from distill.artifacts import ArtifactError
@@ -75,6 +75,7 @@ def run(work: Callable[[Context, bool], None]) -> None:
     def main(argv: list[str]) -> None:
         if len(argv) > 1:
             sys.exit(f"error: unexpected argument {argv[1]!r}; settings are given as --config.FIELD=VALUE")
+        logging.set_verbosity(logging.WARNING)  # the libraries' own bookkeeping is not for a person's eyes
         try:
             context = _context()
             work(context, FORCE.value)

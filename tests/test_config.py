@@ -1,0 +1,74 @@
+"""Impossible settings are errors that name the field, before any work."""
+
+import pytest
+
+from configs import esci_ads, marketplace, pod, quickstart
+from distill.config import ConfigError, Experiment
+
+
+def base() -> Experiment:
+    return quickstart.get_config()
+
+
+@pytest.mark.parametrize("config", [quickstart, esci_ads, marketplace, pod])
+def test_the_shipped_configs_are_valid(config):
+    assert config.get_config().validate().name
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ("student.widths", (64, 256)),
+        ("student.widths", (128, 64)),
+        ("student.tasks.clicks", -0.1),
+        ("student.distill.teacher", "llm"),
+        ("student.optimizer.learning_rate", 0.0),
+        ("student.optimizer.learning_rate", float("nan")),
+        ("student.width_weights", (1.0,)),
+        ("assistant.grade_targets", (0.0, 0.5, 0.2, 1.0)),
+        ("assistant.valid_share", 0.0),
+        ("assistant.loss", "hinge"),
+        ("encoder.heads", 3),
+        ("encoder.row_tokens", 32),
+        ("encoder.compute_dtype", "float16"),
+        ("judge.backend", "oracle"),
+        ("judge.dense_share", 0.9),
+        ("parallel.fsdp", 0),
+        ("index.width", 32),
+        ("recommend.candidates", 5),
+        ("recommend.precision", 1.5),
+        ("evaluate.arms", ("student_magic",)),
+        ("evaluate.prefix", 48),
+        ("data.max_bad_share", 2.0),
+        ("data.marketplace.human_queries", 2000),
+    ],
+)
+def test_an_impossible_value_names_its_field(path, value):
+    config = base()
+    *parents, leaf = path.split(".")
+    node = config
+    for parent in parents:
+        node = getattr(node, parent)
+    setattr(node, leaf, value)
+    with pytest.raises(ConfigError, match=path.split(".")[0] + r"[\w.]*" + leaf):
+        config.validate()
+
+
+def test_a_student_without_tasks_or_terms_is_refused():
+    config = base()
+    tasks = config.student.tasks
+    tasks.clicks = tasks.search_relevance = tasks.distill = 0.0
+    with pytest.raises(ConfigError, match=r"student\.tasks"):
+        config.validate()
+    config = base()
+    config.student.distill.pearson = config.student.distill.pearson_items = 0.0
+    config.student.distill.mse = config.student.distill.margin_mse = config.student.distill.cosent = 0.0
+    with pytest.raises(ConfigError, match=r"student\.distill"):
+        config.validate()
+
+
+def test_the_judge_must_fit_the_data():
+    config = base()
+    config.data.dir = "somewhere"
+    with pytest.raises(ConfigError, match="simulated"):
+        config.validate()

@@ -1,0 +1,74 @@
+"""The import rules of the architecture: one way only, one door for each heavy package, no prints, no flags."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+# Each layer may import itself and those before it.
+LAYERS = (
+    ("config", "parallel", "reporting", "artifacts"),
+    ("losses", "models", "data"),
+    ("judge", "train", "retrieval"),
+    ("evaluate", "export"),
+    ("stages",),
+)
+DOORS = {
+    "tensorflow": ("distill/export/",),
+    "scann": ("distill/retrieval/scann_index.py",),
+    "orbax": ("distill/train/checkpoint.py",),
+    "transformers": ("distill/data/tokenizing.py", "distill/models/pretrained.py"),
+    "tokenizers": ("distill/data/tokenizing.py",),
+    "grain": ("distill/data/stream.py",),
+}
+FILES = sorted((ROOT / "distill").rglob("*.py"))
+
+
+def imports(path: Path) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found.add(node.module)
+    return found
+
+
+def layer_of(module: str) -> int:
+    part = module.split(".")[1]
+    return next(i for i, names in enumerate(LAYERS) if part in names)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_imports_point_one_way(path):
+    relative = path.relative_to(ROOT)
+    name = ".".join(relative.with_suffix("").parts)
+    for module in imports(path):
+        top = module.split(".")[0]
+        assert top not in ("configs", "launch", "tests", "torch", "absl"), f"{relative} imports {module}"
+        doors = DOORS.get(top)
+        if doors:
+            assert str(relative).startswith(doors), f"{relative} imports {module}; its door is {doors}"
+        if top == "distill" and "." in module and "." in name:
+            assert layer_of(module) <= layer_of(name), f"{relative} imports {module}"
+    part = relative.parts[1]
+    if part == "losses":
+        assert {m.split(".")[0] for m in imports(path)} <= {"__future__", "jax", "optax", "distill", "collections",
+                                                          "typing", "functools"}
+    if part == "train":
+        forbidden = ("distill.models", "distill.evaluate", "distill.retrieval", "distill.data")
+        assert not any(m.startswith(forbidden) for m in imports(path)), relative
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_the_library_neither_prints_nor_defines_flags(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Call):
+            called = ast.unparse(node.func)
+            assert called != "print" and "DEFINE_" not in called, f"{path}:{node.lineno}: {called}"
+
+
+def test_the_launchers_only_parse_and_call():
+    for path in (ROOT / "launch").glob("*.py"):
+        assert not any(m.split(".")[0] in ("jax", "flax", "optax", "orbax") for m in imports(path)), path
