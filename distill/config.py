@@ -133,6 +133,7 @@ class StudentConfig:
     width_weights: tuple[float, ...] = (1.0, 1.0)
     epochs: float = 4.0  # passes over the training items
     batch_items: int = 64
+    topic_items: int = 8  # of a batch share keyphrases, which are then encoded once; 1: none need to
     candidates_per_item: int = 12  # of one item in a batch, drawn from those that the teacher scored
     searched_per_item: int = 4  # drawn from those that the search engine judged
     clicked_per_item: int = 2  # drawn from those clicked
@@ -364,7 +365,7 @@ def _check_student(student: StudentConfig, encoder: EncoderConfig) -> None:
         check_width(student, encoder.width)
     _positive("student.epochs", student.epochs)
     _at_least("student.batch_items", student.batch_items, 2)
-    for name in ("candidates_per_item", "searched_per_item", "clicked_per_item"):
+    for name in ("topic_items", "candidates_per_item", "searched_per_item", "clicked_per_item"):
         _at_least(f"student.{name}", getattr(student, name), 1)
     _at_least("student.validations", student.validations, 1)
     _share("student.dropout", student.dropout)

@@ -13,7 +13,7 @@ import numpy as np
 
 from distill.data.packing import Packed, RowBudget, pack, rows_needed
 from distill.data.ragged import Ragged
-from distill.data.stream import epoch_order, round_up
+from distill.data.stream import round_up
 
 
 class PairPool(NamedTuple):
@@ -93,8 +93,30 @@ class ItemBatch(NamedTuple):
     drawn_by_click: np.ndarray  # bool [U]: drawn as some item's clicked keyphrase, the clicks task's targets
 
 
+def _topical_order(pool: PairPool, total: int, topic_items: int, seed: int) -> np.ndarray:
+    """`total` rows of `pool.items`, epoch after epoch of shuffled runs of items with a keyphrase in common."""
+    # An item's topic is the most widely shared keyphrase among those that a signal calls good.
+    good = pool.clicked | (np.nan_to_num(pool.teacher, nan=-np.inf) > 0)
+    popularity = np.bincount(pool.keyphrase)[pool.keyphrase] * np.where(good, 1.0, 1e-6)
+    row = np.repeat(np.arange(len(pool.items)), np.diff(pool.bounds))
+    by_popularity = np.lexsort((-popularity, row))
+    topic = pool.keyphrase[by_popularity[pool.bounds[:-1]]]
+    epochs = []
+    for epoch in range(-(-total // len(topic))):
+        rng = np.random.default_rng((seed, epoch))
+        shuffled = rng.permutation(len(topic))
+        by_topic = shuffled[np.argsort(topic[shuffled], kind="stable")]
+        runs = np.array_split(by_topic, max(1, len(topic) // topic_items))
+        epochs.append(np.concatenate([runs[i] for i in rng.permutation(len(runs))]))
+    return np.concatenate(epochs)[:total]
+
+
 class ItemBatches:
-    """The student's batches, each a pure function of (seed, step)."""
+    """The student's batches, each a pure function of (seed, step).
+
+    Items come in runs of `topic_items` that share keyphrases: those are then encoded once for several items, and the
+    other items' keyphrases are telling negatives. 1 gives plain shuffling.
+    """
 
     def __init__(
         self,
@@ -103,6 +125,7 @@ class ItemBatches:
         keyphrase_texts: Ragged,
         *,
         batch_items: int,
+        topic_items: int,
         quota: Quota,
         row_tokens: int,
         shards: int,
@@ -112,7 +135,7 @@ class ItemBatches:
         self._pool, self._items, self._keyphrases = pool, item_texts, keyphrase_texts
         self._quota, self._seed = quota, seed
         self.batch_items = min(batch_items, len(pool.items))
-        self._order = epoch_order(len(pool.items), steps * self.batch_items, seed)
+        self._order = _topical_order(pool, steps * self.batch_items, topic_items, seed)
         # The shape that holds the fullest of up to 128 sampled steps, and a little more; `pack` masks what exceeds it.
         item_rows, keyphrase_rows, distinct = [], [], []
         for step in np.unique(np.linspace(0, steps - 1, 128).astype(int)):

@@ -135,7 +135,7 @@ class Embeddings(nnx.Module):
 
 
 class Attention(nnx.Module):
-    """Multi-head self-attention [R, L, D] → [R, L, D]; `bias` [R, 1, L, L] float32 is added to the logits."""
+    """Multi-head self-attention [R · L, D] → [R · L, D]; `bias` [R, 1, L, L] float32 is added to the logits."""
 
     def __init__(self, spec: EncoderSpec, rngs: nnx.Rngs):
         head = spec.width // spec.heads
@@ -148,21 +148,19 @@ class Attention(nnx.Module):
         self.scale = head**-0.5
 
     def __call__(self, hidden: jax.Array, bias: jax.Array) -> jax.Array:
-        query, key, value = self.qkv(hidden).transpose(2, 0, 3, 1, 4)  # each [R, H, L, K]
+        rows, length = bias.shape[0], bias.shape[-1]
+        projected = self.qkv(hidden)
+        heads = projected.reshape(rows, length, *projected.shape[1:])
+        query, key, value = heads.transpose(2, 0, 3, 1, 4)  # each [R, H, L, K]
         # Heads in front and batched `matmul`: on CPU 1.3–2 times as fast as `jax.nn.dot_product_attention`.
         logits = jnp.matmul(query * self.scale, key.swapaxes(-1, -2), preferred_element_type=jnp.float32) + bias
         weights = jax.nn.softmax(logits, axis=-1).astype(value.dtype)
-        return self.output(jnp.matmul(weights, value).transpose(0, 2, 1, 3))
-
-
-def _gelu(values: jax.Array) -> jax.Array:
-    """x Φ(x) through erf in float32: on CPU `erf` costs a third of the `erfc` of `jax.nn.gelu`, to the same 1e-7."""
-    wide = values.astype(jnp.float32)
-    return (0.5 * wide * (1 + jax.lax.erf(wide * np.float32(np.sqrt(0.5))))).astype(values.dtype)
+        mixed = jnp.matmul(weights, value).transpose(0, 2, 1, 3)
+        return self.output(mixed.reshape(hidden.shape[0], *mixed.shape[2:]))
 
 
 class Mlp(nnx.Module):
-    """Two-layer perceptron with exact GELU: [R, L, D] → [R, L, D]."""
+    """Two-layer perceptron with exact GELU: [R · L, D] → [R · L, D]."""
 
     def __init__(self, spec: EncoderSpec, rngs: nnx.Rngs):
         linear = functools.partial(
@@ -172,11 +170,11 @@ class Mlp(nnx.Module):
         self.down = linear(spec.mlp_width, spec.width)
 
     def __call__(self, hidden: jax.Array) -> jax.Array:
-        return self.down(_gelu(self.up(hidden)))
+        return self.down(jax.nn.gelu(self.up(hidden), approximate=False))
 
 
 class Layer(nnx.Module):
-    """One post-norm transformer layer: [R, L, D] → [R, L, D]."""
+    """One post-norm transformer layer: [R · L, D] → [R · L, D]."""
 
     def __init__(self, spec: EncoderSpec, rngs: nnx.Rngs):
         self.attention = Attention(spec, rngs)
@@ -248,6 +246,8 @@ def encode(
         run_layer = jax.checkpoint(run_layer)
     keys = [None] * (spec.layers + 1) if dropout_key is None else list(jax.random.split(dropout_key, spec.layers + 1))
     hidden = nnx.merge(embeddings_graph, params["embeddings"])(packed, keys[0])
+    # Tokens on one axis: on CPU, gradients of products over [R, L, D] run at 60 % of the speed of those over [R · L, D].
+    shape, hidden = hidden.shape, hidden.reshape(-1, hidden.shape[-1])
     for i in range(spec.layers):
         hidden = run_layer(params["layers"][str(i)], hidden, keys[i + 1])
-    return hidden.astype(jnp.float32)
+    return hidden.reshape(shape).astype(jnp.float32)

@@ -46,6 +46,7 @@ def run(context: Context, folder: Path) -> dict[str, Any]:
         context.item_tokens,
         context.keyphrase_tokens,
         batch_items=settings.batch_items,
+        topic_items=settings.topic_items,
         quota=Quota(
             teacher=settings.candidates_per_item if tasks.distill else 0,
             searched=settings.searched_per_item if tasks.search_relevance else 0,

@@ -50,7 +50,7 @@ def batches(**changes) -> ItemBatches:
         keyphrases=80,
         exclude=np.zeros(0, np.int64),
     )
-    settings = dict(batch_items=8, quota=Quota(5, 2, 1), row_tokens=32, shards=4, steps=20, seed=3) | changes
+    settings = dict(batch_items=8, topic_items=2, quota=Quota(5, 2, 1), row_tokens=32, shards=4, steps=20, seed=3) | changes
     return ItemBatches(joined, texts(40, 4, 20, 1), texts(80, 2, 8, 2), **settings)
 
 

@@ -46,6 +46,7 @@ def batches(steps: int, shards: int = 8, seed: int = 0) -> ItemBatches:
         texts(30, 4, 20, 2),
         texts(60, 2, 8, 3),
         batch_items=8,
+        topic_items=2,
         quota=Quota(4, 2, 2),
         row_tokens=32,
         shards=shards,
