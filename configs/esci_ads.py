@@ -17,8 +17,16 @@ def get_config() -> Experiment:
     config.assistant.epochs = 1.0
     config.assistant.dropout = 0.0
     config.assistant.optimizer = OptimizerConfig(learning_rate=8e-5)
+    config.score.lexical = 5
+    config.score.dense = 6
+    config.score.random = 3
     config.student.widths = (64, 384)
-    config.student.epochs = 3.0
-    config.student.optimizer = OptimizerConfig(learning_rate=5e-5)
+    config.student.epochs = 1.5
+    config.student.batch_items = 32
+    config.student.tasks.clicks = 0.2
+    config.student.tasks.search_relevance = 0.05
+    config.student.distill.grade_share = 0.5
+    config.student.optimizer = OptimizerConfig(learning_rate=8e-5)
     config.recommend.items = "holdout"
+    config.recommend.candidates = 25
     return config

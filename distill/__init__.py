@@ -1,1 +1,1 @@
-"""Keyphrase retrieval for advertisers: an LLM judge teaches a cross-encoder assistant, which teaches a bi-encoder student."""
+"""Keyphrase retrieval for advertisers: an LLM judge teaches an assistant, which teaches a bi-encoder student."""

@@ -1,8 +1,8 @@
-"""The working directory: one folder a stage, complete when its manifest exists, skipped while nothing it read has changed.
+"""The working directory: one folder a stage, complete when it has a manifest, skipped while its inputs stay the same.
 
-A stage writes `started.json` first and `manifest.json` last. Both hold a fingerprint of what the stage reads: its part of
-the config, the hashes of its inputs and the data format version. A folder whose fingerprint is out of date is emptied; one
-that is current but unfinished is resumed by the stage itself.
+A stage writes `started.json` first and `manifest.json` last. Both hold a fingerprint of what the stage reads: its part
+of the config, the hashes of its inputs and the data format version. A folder whose fingerprint is out of date is
+emptied; one that is current but unfinished is resumed by the stage itself.
 """
 
 from __future__ import annotations
@@ -123,7 +123,7 @@ def read_manifest(path: Path) -> dict[str, Any] | None:
 
 
 def output_hash(path: Path, command: str) -> str:
-    """The hash of a finished stage's published files; ArtifactError, naming the `command` to run, when it is not finished."""
+    """The hash of a finished stage's published files; ArtifactError, naming the `command` to run, when unfinished."""
     manifest = read_manifest(path)
     if manifest is None:
         raise ArtifactError(f"{path}: has no {MANIFEST}, so that stage is not finished; run `{command}` first")

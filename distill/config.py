@@ -5,7 +5,6 @@ A config file's `get_config()` returns an `Experiment`; absl flags may then over
 `validate()` is called once, before any work, and names the field, its value and what to do.
 """
 
-
 import dataclasses
 import math
 from collections.abc import Iterator
@@ -116,6 +115,7 @@ class DistillLoss:
     """Terms of the distillation task."""
 
     teacher: str = "assistant"  # or `judge`: the grades themselves, no assistant
+    grade_share: float = 0.0  # of the target where the judge graded the pair itself; the rest is the assistant's
     pearson: float = 1.0  # correlation over all pairs of the batch
     pearson_items: float = 0.0  # mean correlation within each item's keyphrases
     mse: float = 0.0  # cosine against the teacher's probability
@@ -204,7 +204,8 @@ class Experiment:
         _share("judge.dense_share", self.judge.dense_share)
         if self.judge.lexical_share + self.judge.dense_share > 1:
             raise ConfigError(
-                f"config.judge.dense_share={self.judge.dense_share}: with lexical_share={self.judge.lexical_share} it exceeds 1"
+                f"config.judge.dense_share={self.judge.dense_share}: "
+                f"with lexical_share={self.judge.lexical_share} it exceeds 1"
             )
         _check_assistant(self.assistant)
         for name in ("lexical", "dense", "random"):
@@ -343,6 +344,7 @@ def _check_student(student: StudentConfig, encoder: EncoderConfig) -> None:
         for name, weight in _leaves(getattr(student, group)):
             if isinstance(weight, float):
                 _at_least(f"student.{group}.{name}", weight, 0)
+    _share("student.distill.grade_share", student.distill.grade_share)
     if not any(value > 0 for _, value in _leaves(student.tasks)):  # type: ignore[operator]
         raise ConfigError("config.student.tasks: every weight is 0; give at least one task a positive weight")
     _choice("student.distill.teacher", student.distill.teacher, ("assistant", "judge"))
@@ -376,5 +378,6 @@ def check_width(student: StudentConfig, width: int) -> None:
     """Raises ConfigError unless the largest Matryoshka prefix is the encoder's whole `width`."""
     if student.widths[-1] != width:
         raise ConfigError(
-            f"config.student.widths={student.widths}: the last one must be the embedding's width, {width} for this encoder"
+            f"config.student.widths={student.widths}: the last one must be the embedding's width, "
+            f"{width} for this encoder"
         )

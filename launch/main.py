@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import logging as stdlib_logging
 import os
 import sys
 import time
@@ -17,7 +18,9 @@ from distill.artifacts import ArtifactError
 from distill.config import ConfigError, Experiment
 from distill.stages import Context
 
-CONFIG = config_flags.DEFINE_config_file("config", help_string="A Python file whose get_config() returns an Experiment.")
+CONFIG = config_flags.DEFINE_config_file(
+    "config", help_string="A Python file whose get_config() returns an Experiment."
+)
 WORKDIR = flags.DEFINE_string("workdir", None, "The working directory; made when it does not exist.")
 FORCE = flags.DEFINE_bool("force", False, "Run again even what is complete.")
 
@@ -69,13 +72,15 @@ def _label(name: str) -> str:
     return "examples/s" if name == "examples_per_second" else name
 
 
-def run(work: Callable[[Context, bool], None]) -> None:
+def run(work: Callable[[Context, bool], object]) -> None:
     """Parses the flags, validates the config and calls `work(context, force)`; failures become one line, exit 1."""
 
     def main(argv: list[str]) -> None:
         if len(argv) > 1:
             sys.exit(f"error: unexpected argument {argv[1]!r}; settings are given as --config.FIELD=VALUE")
-        logging.set_verbosity(logging.WARNING)  # the libraries' own bookkeeping is not for a person's eyes
+        # The libraries' own bookkeeping is not for a person's eyes.
+        logging.set_verbosity(logging.WARNING)
+        stdlib_logging.getLogger("bm25s").setLevel(stdlib_logging.WARNING)
         try:
             context = _context()
             work(context, FORCE.value)
@@ -103,6 +108,6 @@ def _context() -> Context:
     if not isinstance(config, Experiment):
         sys.exit(f"error: --config: get_config() returned {type(config).__name__}, not a distill.config.Experiment")
     experiment = dataclasses.replace(config).validate()
-    workdir = Path(WORKDIR.value)
+    workdir = Path(str(WORKDIR.value))
     workdir.mkdir(parents=True, exist_ok=True)
     return Context(experiment, workdir, Console())

@@ -1,4 +1,4 @@
-"""Runs all stages in order, skipping those that are complete: python -m launch.pipeline --config=configs/X.py --workdir=DIR."""
+"""Runs all stages in order, skipping complete ones: python -m launch.pipeline --config=configs/X.py --workdir=DIR."""
 
 from __future__ import annotations
 

@@ -30,8 +30,11 @@ def print_summary(context: Context, listings: int = 3) -> None:
     folder = context.folder("evaluate")
     metrics = json.loads((folder / METRICS).read_text())
     console = Console(width=140, highlight=False)
-    models = list(dict.fromkeys(name.rsplit("/", 1)[1] for name in metrics if name.startswith("holdout/auc/")
-                                and name.count("/") == 2))
+    models = list(
+        dict.fromkeys(
+            name.rsplit("/", 1)[1] for name in metrics if name.startswith("holdout/auc/") and name.count("/") == 2
+        )
+    )
     table = Table("metric", *models, title="Metrics (95 % intervals in the report)")
     for metric in SHOWN:
         values = [metrics.get(f"{metric}/{model}") for model in models]

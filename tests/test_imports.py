@@ -54,8 +54,15 @@ def test_imports_point_one_way(path):
             assert layer_of(module) <= layer_of(name), f"{relative} imports {module}"
     part = relative.parts[1]
     if part == "losses":
-        assert {m.split(".")[0] for m in imports(path)} <= {"__future__", "jax", "optax", "distill", "collections",
-                                                          "typing", "functools"}
+        assert {m.split(".")[0] for m in imports(path)} <= {
+            "__future__",
+            "jax",
+            "optax",
+            "distill",
+            "collections",
+            "typing",
+            "functools",
+        }
     if part == "train":
         forbidden = ("distill.models", "distill.evaluate", "distill.retrieval", "distill.data")
         assert not any(m.startswith(forbidden) for m in imports(path)), relative

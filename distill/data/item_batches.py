@@ -1,7 +1,7 @@
 """Batches for the student: some items, for each a few keyphrases, and whatever each signal knows of those pairs.
 
-Signals are joined into one pool of pairs per item. A batch encodes each item once and each keyphrase once, however often
-it stands in the batch; a signal that says nothing of a pair is a mask, never a number.
+Signals are joined into one pool of pairs per item. A batch encodes each item once and each keyphrase once, however
+often it stands in the batch; a signal that says nothing of a pair is a mask, never a number.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ def join_signals(
 ) -> PairPool:
     """Joins the signals' pair tables; items in `exclude` (held back for validation) are left out.
 
-    `teacher` is (item, keyphrase, value), `searched` (item, keyphrase, passed), `clicked` (item, keyphrase); None leaves
-    a signal out. Raises ValueError when no pair is left.
+    `teacher` is (item, keyphrase, value), `searched` (item, keyphrase, passed), `clicked` (item, keyphrase); None
+    leaves a signal out. Raises ValueError when no pair is left.
     """
     given = [table for table in (teacher, searched, clicked) if table is not None]
     keys = [table[0].astype(np.int64) * keyphrases + table[1] for table in given]

@@ -23,7 +23,7 @@ class RowBudget(NamedTuple):
 
 
 class Packed(NamedTuple):
-    """Rows of tokens (int32 [R, L] each) and where each text went (int32 [N]: row · S + its number in the row; −1: nowhere)."""
+    """Rows of tokens, int32 [R, L] each, and where each text went: int32 [N], row · S + number in the row, or −1."""
 
     tokens: np.ndarray
     positions: np.ndarray

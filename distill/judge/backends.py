@@ -58,9 +58,7 @@ class ReplayJudge:
         for request in requests:
             grade = self._grades.get((request.item, request.keyphrase_index))
             answer = "" if grade is not None else "not in the judgements table"
-            yield Judgement(
-                request.item, request.keyphrase_index, grade, self.name, self._rubric, answer=answer
-            )
+            yield Judgement(request.item, request.keyphrase_index, grade, self.name, self._rubric, answer=answer)
 
 
 class SimulatedJudge:

@@ -21,7 +21,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 
 Params = dict[str, Any]
@@ -246,7 +245,7 @@ def encode(
         run_layer = jax.checkpoint(run_layer)
     keys = [None] * (spec.layers + 1) if dropout_key is None else list(jax.random.split(dropout_key, spec.layers + 1))
     hidden = nnx.merge(embeddings_graph, params["embeddings"])(packed, keys[0])
-    # Tokens on one axis: on CPU, gradients of products over [R, L, D] run at 60 % of the speed of those over [R · L, D].
+    # Tokens on one axis: on CPU, gradients of products over [R, L, D] run at 60 % of the speed of [R · L, D].
     shape, hidden = hidden.shape, hidden.reshape(-1, hidden.shape[-1])
     for i in range(spec.layers):
         hidden = run_layer(params["layers"][str(i)], hidden, keys[i + 1])

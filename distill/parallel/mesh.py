@@ -6,7 +6,7 @@ Axes: `data` splits batches, `fsdp` splits batches and parameters (ZeRO-3), `ten
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -19,7 +19,7 @@ AXES = ("data", "fsdp", "tensor")
 BATCH_AXES = ("data", "fsdp")
 
 
-def make_mesh(config: ParallelConfig, devices: list[jax.Device] | None = None) -> Mesh:
+def make_mesh(config: ParallelConfig, devices: Sequence[Any] | None = None) -> Mesh:
     """Arranges all devices as [data, fsdp, tensor]; an axis of -1 takes what the others leave.
 
     Raises ConfigError when the sizes do not multiply to the number of devices.

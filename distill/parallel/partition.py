@@ -10,7 +10,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 P = PartitionSpec
 
-# Matrices into heads or the MLP split their output over `tensor`, matrices back split their input: one reduction a block.
+# Matrices into heads or the MLP split their output over `tensor`, matrices back their input: one reduction a block.
 RULES: tuple[tuple[str, PartitionSpec], ...] = (
     (r"qkv/kernel$", P("fsdp", None, "tensor", None)),
     (r"qkv/bias$", P(None, "tensor", None)),
@@ -30,7 +30,7 @@ def path_string(path: tuple) -> str:
 
 
 def spec_for(path: str, shape: tuple[int, ...], mesh: Mesh) -> PartitionSpec:
-    """The partition of one parameter; an axis that does not divide its dimension is dropped (that dimension is replicated)."""
+    """The partition of one parameter; an axis that does not divide its dimension leaves that dimension replicated."""
     spec = next(spec for pattern, spec in RULES if re.search(pattern, path))
     if len(spec) > len(shape):
         return P()

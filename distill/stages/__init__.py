@@ -1,6 +1,6 @@
 """The pipeline: each stage reads what earlier ones published and publishes its own folder.
 
-    prepare → judge → assistant → score → student (and its arms) → index → recommend → evaluate → export
+prepare → judge → assistant → score → student (and its arms) → index → recommend → evaluate → export
 """
 
 from __future__ import annotations
@@ -45,7 +45,8 @@ def run_stage(name: str, context: Context, force: bool = False) -> bool:
 
 def run_pipeline(context: Context, force: bool = False, stages: Sequence[str] = ORDER) -> bool:
     """Runs the stages in order; returns whether any work was done."""
-    return any([run_stage(name, context, force) for name in stages])
+    worked = [run_stage(name, context, force) for name in stages]
+    return any(worked)
 
 
 __all__ = ["ORDER", "Context", "read_manifest", "run_pipeline", "run_stage"]

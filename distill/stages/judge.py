@@ -70,25 +70,12 @@ def run(context: Context, folder: Path) -> dict[str, Any]:
 def judged(context: Context) -> dict[str, Any]:
     """Columns item, keyphrase (indices), grade, holdout of all judgements, in a fixed order."""
     import numpy as np
-    import pyarrow.compute as pc
     import pyarrow.parquet as pq
 
-    table = pq.read_table(context.folder("judge") / GRADED)
-    item = pc.index_in(table["item_id"], value_set=_arrow(context.prepared.item_ids)).to_numpy()
-    keyphrase = pc.index_in(table["keyphrase"], value_set=_arrow(context.prepared.keyphrases)).to_numpy()
-    order = np.lexsort((keyphrase, item))
-    return {
-        "item": item[order].astype(np.int32),
-        "keyphrase": keyphrase[order].astype(np.int32),
-        "grade": table["grade"].to_numpy()[order].astype(np.int32),
-        "holdout": table["holdout"].to_numpy()[order],
-    }
-
-
-def _arrow(values: list[str]) -> Any:
-    import pyarrow as pa
-
-    return pa.array(values)
+    pairs = context.prepared.pairs(pq.read_table(context.folder("judge") / GRADED))
+    order = np.lexsort((pairs["keyphrase"], pairs["item"]))
+    columns = {name: pairs[name][order] for name in ("item", "keyphrase", "grade", "holdout")}
+    return columns | {"grade": columns["grade"].astype(np.int32)}
 
 
 def _pairs(context: Context) -> tuple[Any, Any]:
@@ -163,7 +150,9 @@ def _backend(context: Context) -> Any:
     row_of_keyphrase = {keyphrase: row for row, keyphrase in enumerate(world.keyphrases)}
     item_rows = np.array([row_of_item[item_id] for item_id in prepared.item_ids])
     keyphrase_rows = np.array([row_of_keyphrase[keyphrase] for keyphrase in prepared.keyphrases])
-    return SimulatedJudge(rubric.name, lambda items, keyphrases: world.judge(item_rows[items], keyphrase_rows[keyphrases]))
+    return SimulatedJudge(
+        rubric.name, lambda items, keyphrases: world.judge(item_rows[items], keyphrase_rows[keyphrases])
+    )
 
 
 STAGE = Stage(

@@ -103,9 +103,8 @@ def _write(
 
     prepared, keep = context.prepared, context.experiment.recommend.keep
     columns: dict[str, list] = {"item_id": [], "keyphrase": [], "rank": [], "score": [], "relevance": []}
-    counts = dict.fromkeys(
-        ("items", "candidates", "blocked", "below_threshold", "already_recommended", "repeated", "kept", "covered_items"), 0
-    )
+    fates = ("blocked", "below_threshold", "already_recommended", "repeated", "kept")
+    counts: dict[str, int] = dict.fromkeys(("items", "candidates", *fates, "covered_items"), 0)
     for row, item in enumerate(items.tolist()):
         order = [r for r in np.argsort(-logits[row], kind="stable").tolist() if found[row, r] >= 0]
         counts["items"] += 1

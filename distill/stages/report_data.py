@@ -67,7 +67,11 @@ def collect(context: Context, table: MetricTable, models: dict[str, Any]) -> Rep
 
 def _tasks(context: Context) -> list[str]:
     weights = dataclasses.asdict(context.experiment.student.tasks)
-    names = {"clicks": "clicks", "search_relevance": "the search engine's relevance", "distill": "the assistant's scores"}
+    names = {
+        "clicks": "clicks",
+        "search_relevance": "the search engine's relevance",
+        "distill": "the assistant's scores",
+    }
     manifest = read_manifest(context.folder("student"))
     left_out = manifest["counts"]["left_out_tasks"] if manifest else []
     return [text for name, text in names.items() if weights[name] and name not in left_out]

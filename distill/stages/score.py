@@ -76,17 +76,10 @@ def _none(items: Any) -> Any:
 
 def scored(context: Context) -> dict[str, Any]:
     """Columns item, keyphrase (indices) and logit of all scored pairs."""
-    import pyarrow as pa
-    import pyarrow.compute as pc
     import pyarrow.dataset as ds
 
     files = sorted(str(p) for p in context.folder("score").glob("part-*.parquet"))
-    table = ds.dataset(files).to_table(columns=["item_id", "keyphrase", "logit"])
-    return {
-        "item": pc.index_in(table["item_id"], value_set=pa.array(context.prepared.item_ids)).to_numpy(),
-        "keyphrase": pc.index_in(table["keyphrase"], value_set=pa.array(context.prepared.keyphrases)).to_numpy(),
-        "logit": table["logit"].to_numpy(),
-    }
+    return context.prepared.pairs(ds.dataset(files).to_table(columns=["item_id", "keyphrase", "logit"]))
 
 
 STAGE = Stage(

@@ -6,7 +6,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from distill.config import StudentConfig
+from distill.config import DistillLoss, StudentConfig
 from distill.stages.assistant import held_back_items, ranking_quality
 from distill.stages.base import Context, Stage, files_below, save_model
 from distill.stages.judge import judged
@@ -60,7 +60,9 @@ def run(context: Context, folder: Path) -> dict[str, Any]:
 
     spec, initial = context.initial_encoder()
     spec = dataclasses.replace(spec, dropout=settings.dropout)
-    params = {"encoder": initial["encoder"]} | ({"search_relevance": student_extras()} if tasks.search_relevance else {})
+    params = {"encoder": initial["encoder"]} | (
+        {"search_relevance": student_extras()} if tasks.search_relevance else {}
+    )
 
     def build(step: int) -> tuple[dict[str, Any], int]:
         batch = data.build(step)
@@ -162,19 +164,37 @@ def _signals(context: Context, settings: StudentConfig, name: str) -> tuple[Stud
         else:
             searched = (table["item"], table["keyphrase"], table["passed"].astype(np.float32))
     if tasks.distill:
-        if settings.distill.teacher == "judge":
-            pairs = judged(context)
-            train = ~pairs["holdout"]
-            # Grades as the logits of the soft labels that the assistant learns; sharp labels stay finite.
-            label = np.clip(np.array(context.experiment.assistant.grade_targets)[pairs["grade"][train]], 0.01, 0.99)
-            teacher = (pairs["item"][train], pairs["keyphrase"][train], np.log(label / (1 - label)))
-        else:
-            pairs = scored(context)
-            teacher = (pairs["item"], pairs["keyphrase"], pairs["logit"])
+        teacher = _teacher(context, settings.distill)
     if not (tasks.clicks or tasks.search_relevance or tasks.distill):
         raise ValueError(f"{name}: every enabled task's table is missing; add clicks, search_relevance or judgements")
     signals = {"teacher": teacher, "searched": searched, "clicked": clicked}
     return dataclasses.replace(settings, tasks=tasks), signals
+
+
+def _teacher(context: Context, settings: DistillLoss) -> tuple[Any, Any, Any]:
+    """(item, keyphrase, raw logit) of the pairs that the student imitates."""
+    import numpy as np
+
+    graded = judged(context)
+    train = ~graded["holdout"]
+    label = np.array(context.experiment.assistant.grade_targets)[graded["grade"][train]]
+    keyphrases = len(context.prepared.keyphrases)
+    if settings.teacher == "judge":
+        item, keyphrase, target = graded["item"][train], graded["keyphrase"][train], label
+    else:
+        pairs = scored(context)
+        item, keyphrase = pairs["item"], pairs["keyphrase"]
+        if not settings.grade_share:
+            return item, keyphrase, pairs["logit"]
+        target = 1 / (1 + np.exp(-pairs["logit"].astype(np.float64)))
+        keys = item.astype(np.int64) * keyphrases + keyphrase
+        order = np.argsort(keys)
+        asked = graded["item"][train].astype(np.int64) * keyphrases + graded["keyphrase"][train]
+        at = order[np.searchsorted(keys, asked, sorter=order)]  # every judged pair was scored too
+        target[at] += settings.grade_share * (label - target[at])
+    # As logits; sharp labels stay finite.
+    target = np.clip(target, 0.01, 0.99)
+    return item, keyphrase, np.log(target / (1 - target))
 
 
 STAGE = Stage(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,8 @@ class Checkpoints:
     def __init__(self, directory: Path, metric: str):
         self._metric = metric
         self._checkpointer = ocp.training.Checkpointer(
-            Path(directory).absolute(),
-            preservation_policy=_policies.AnyPreservationPolicy(
+            str(Path(directory).absolute()),
+            preservation_policy=_policies.AnyPreservationPolicy(  # type: ignore[arg-type]
                 [
                     _policies.LatestN(2),
                     _policies.BestN(n=1, get_metric_fn=self._value, keep_checkpoints_without_metrics=False),
@@ -35,9 +36,9 @@ class Checkpoints:
     def _value(self, metrics: Any) -> float:
         return float(metrics[self._metric])
 
-    def save(self, step: int, state: TrainState, metrics: dict[str, float]) -> None:
+    def save(self, step: int, state: TrainState, metrics: Mapping[str, Any]) -> None:
         """Starts a save of `state` with its validation `metrics`; returns once the arrays are copied."""
-        self._checkpointer.save_async(step, state._asdict(), metrics=metrics, force=True)
+        self._checkpointer.save_async(step, state._asdict(), metrics=dict(metrics), force=True)
 
     def restore_latest(self, like: TrainState) -> TrainState | None:
         """The newest complete state in the shape and sharding of `like`, or None when there is none."""

@@ -50,7 +50,8 @@ def batches(**changes) -> ItemBatches:
         keyphrases=80,
         exclude=np.zeros(0, np.int64),
     )
-    settings = dict(batch_items=8, topic_items=2, quota=Quota(5, 2, 1), row_tokens=32, shards=4, steps=20, seed=3) | changes
+    settings: dict = {"batch_items": 8, "topic_items": 2, "quota": Quota(5, 2, 1), "row_tokens": 32, "shards": 4}
+    settings |= {"steps": 20, "seed": 3} | changes
     return ItemBatches(joined, texts(40, 4, 20, 1), texts(80, 2, 8, 2), **settings)
 
 
@@ -100,7 +101,9 @@ def test_pairs_of_an_epoch_come_once_each_and_fill_their_rows():
     tokens = Ragged(np.ones(lengths.sum(), np.int32), np.concatenate([[0], np.cumsum(lengths)]))
     for step in range(plan.steps):
         chosen = tokens.take(plan.pairs(step))
-        assert (pack_pairs(chosen, np.zeros(len(chosen.values), np.int32), plan).slots >= 0).sum() == len(plan.pairs(step))
+        assert (pack_pairs(chosen, np.zeros(len(chosen.values), np.int32), plan).slots >= 0).sum() == len(
+            plan.pairs(step)
+        )
 
 
 def test_epochs_are_different_permutations():

@@ -103,8 +103,12 @@ def test_a_loss_that_is_no_number_stops_the_run(tmp_path):
         fit(
             name="test",
             state=state,
-            step_fn=compile_step(state, lambda p, b, k: (loss_fn(data, settings)(p, b, k)[0] * np.inf, {}), optimizer, 0),
-            batches=lambda start: ((to_global(mesh, arrays(data.build(s)), ROW_FIELDS), 1) for s in range(start, STEPS)),
+            step_fn=compile_step(
+                state, lambda p, b, k: (loss_fn(data, settings)(p, b, k)[0] * np.inf, {}), optimizer, 0
+            ),
+            batches=lambda start: (
+                (to_global(mesh, arrays(data.build(s)), ROW_FIELDS), 1) for s in range(start, STEPS)
+            ),
             steps=STEPS,
             validate=lambda params: {"quality": 0.0},
             metric="quality",
