@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import logging as stdlib_logging
 import os
 import sys
 import time
@@ -80,7 +79,6 @@ def run(work: Callable[[Context, bool], object]) -> None:
             sys.exit(f"error: unexpected argument {argv[1]!r}; settings are given as --config.FIELD=VALUE")
         # The libraries' own bookkeeping is not for a person's eyes.
         logging.set_verbosity(logging.WARNING)
-        stdlib_logging.getLogger("bm25s").setLevel(stdlib_logging.WARNING)
         try:
             context = _context()
             work(context, FORCE.value)

@@ -182,7 +182,8 @@ class Prepared:
         path = self.path / f"{name}.parquet"
         if not path.exists():
             return None
-        return self.pairs(pq.read_table(path))
+        table = pq.read_table(path)
+        return self.pairs(table) if len(table) else None
 
     def pairs(self, table: pa.Table) -> dict[str, np.ndarray]:
         """A table with columns `item_id` and `keyphrase` in the form described above."""
@@ -222,9 +223,8 @@ class Prepared:
     def recommendations(self) -> dict[str, np.ndarray] | None:
         """What other sources already recommend, for training and held-out items alike."""
         training, holdout = self._pairs("recommendations"), self._pairs("holdout/recommendations")
-        if training is None or holdout is None:
-            return None
-        return {name: np.concatenate([training[name], holdout[name]]) for name in training}
+        parts = [table for table in (training, holdout) if table is not None]
+        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]} if parts else None
 
     def truth(self) -> dict[str, np.ndarray] | None:
         """True grades (and exposure) of the simulated marketplace's pairs; for evaluation only."""

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 
 import bm25s
 import numpy as np
 import Stemmer
 from scipy.sparse import csc_array, csr_array
+
+logging.getLogger("bm25s").setLevel(logging.WARNING)  # its import sets DEBUG
 
 _TOKEN = r"(?u)\b\w+\b"  # single characters too: sizes and model numbers carry meaning in listings
 _QUERIES_AT_ONCE = 512

@@ -57,8 +57,8 @@ def _human(context: Context, table: Any, models: dict[str, Any]) -> None:
     from distill.evaluate.metric_table import add_human
 
     human = context.prepared.human()
-    if human is None:
-        context.reporter.line("evaluate: no human table, so nothing is measured against people")
+    if human is None or not (human["split"] == "test").any():
+        context.reporter.line("evaluate: no human label of the test split, so nothing is measured against people")
         return
     test = human["split"] == "test"
     pairs = {name: column[test] for name, column in human.items()}
@@ -144,6 +144,8 @@ def _alignment(context: Context, table: Any, models: dict[str, Any]) -> None:
     saved = read_json(context.folder("assistant") / CALIBRATION)
     calibration, threshold = Calibration.from_dict(saved["calibration"]), saved["threshold"]["logit"]
     searched = prepared.holdout("search_relevance")
+    if searched is None:
+        context.reporter.line("evaluate: no search_relevance row of a held-out item, so align/ metrics are left out")
     passed = np.zeros(0, np.int64)
     if searched is not None:
         keys = searched["item"].astype(np.int64) * len(prepared.keyphrases) + searched["keyphrase"]
