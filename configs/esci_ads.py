@@ -21,7 +21,7 @@ def get_config() -> Experiment:
     config.score.dense = 6
     config.score.random = 3
     config.student.widths = (64, 384)
-    config.student.epochs = 1.5
+    config.student.epochs = 0.8
     config.student.batch_items = 32
     config.student.tasks.clicks = 0.2
     config.student.tasks.search_relevance = 0.05

@@ -8,21 +8,9 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from distill.evaluate.metric_table import DESCRIPTIONS
 from distill.stages import Context
 from distill.stages.evaluate import METRICS, REPORT
-
-SHOWN = (
-    "human/ndcg@10",
-    "human/auc_exact",
-    "human/auc_relevant",
-    "holdout/ndcg@10",
-    "holdout/auc",
-    "truth/ndcg@10",
-    "truth/recall@20",
-    "never_exposed/recall@20",
-    "align/both@20",
-    "coverage",
-)
 
 
 def print_summary(context: Context, listings: int = 3) -> None:
@@ -36,7 +24,7 @@ def print_summary(context: Context, listings: int = 3) -> None:
         )
     )
     table = Table("metric", *models, title="Metrics (95 % intervals in the report)")
-    for metric in SHOWN:
+    for metric in DESCRIPTIONS:
         values = [metrics.get(f"{metric}/{model}") for model in models]
         if any(value is not None for value in values):
             table.add_row(metric, *("–" if value is None else f"{value:.3f}" for value in values))

@@ -8,13 +8,13 @@ from typing import Any
 from distill.artifacts import read_json, read_manifest, write_atomic, write_json
 from distill.stages.assistant import CALIBRATION
 from distill.stages.base import Context, Stage, files_below
-from distill.stages.judge import AGREEMENT, judged
+from distill.stages.judge import AGREEMENT, judged_holdout
 
 METRICS, REPORT, TOP = "metrics.json", "index.html", 20
 
 
 def run(context: Context, folder: Path) -> dict[str, Any]:
-    from distill.evaluate.metric_table import MetricTable, add_differences
+    from distill.evaluate.metric_table import DESCRIPTIONS, MetricTable, add_differences
     from distill.evaluate.report import render_report
     from distill.stages.models import load_models
     from distill.stages.report_data import collect
@@ -28,29 +28,13 @@ def run(context: Context, folder: Path) -> dict[str, Any]:
     _alignment(context, table, models)
     rivals = [name for name in models if name not in ("student", "assistant")]
     pairs = [("student", rival) for rival in rivals] + [("student", "assistant"), ("assistant", "zero_shot")]
-    add_differences(table, pairs, [name for name in METRIC_NAMES if table.has(name)])
+    add_differences(table, pairs, [name for name in DESCRIPTIONS if table.has(name)])
     _scalars(context, table)
     metrics = table.as_dict()
     write_json(folder / METRICS, metrics)
     write_json(folder / "missing.json", table.missing)
     write_atomic(folder / REPORT, render_report(collect(context, table, models)))
     return {"metrics": len(metrics)}
-
-
-METRIC_NAMES = (
-    "human/ndcg@10",
-    "human/auc_exact",
-    "human/auc_relevant",
-    "holdout/ndcg@10",
-    "holdout/auc",
-    "truth/ndcg@10",
-    "truth/recall@20",
-    "never_exposed/recall@20",
-    "align/search_pass@20",
-    "align/judge_pass@20",
-    "align/both@20",
-    "coverage",
-)
 
 
 def _human(context: Context, table: Any, models: dict[str, Any]) -> None:
@@ -66,18 +50,12 @@ def _human(context: Context, table: Any, models: dict[str, Any]) -> None:
         add_human(table, name, pairs["keyphrase"], pairs["gain"], model.score(pairs["keyphrase"], pairs["item"]))
 
 
-def holdout_pairs(context: Context) -> dict[str, Any]:
-    """The judged pairs of held-out items."""
-    pairs = judged(context)
-    return {name: column[pairs["holdout"]] for name, column in pairs.items()}
-
-
 def _holdout(context: Context, table: Any, models: dict[str, Any]) -> None:
     import numpy as np
 
     from distill.evaluate.metric_table import add_holdout
 
-    pairs = holdout_pairs(context)
+    pairs = judged_holdout(context)
     if not len(pairs["item"]):
         context.reporter.line("evaluate: no judged pair of a held-out item, so holdout/ metrics are left out")
         return
@@ -112,7 +90,7 @@ def _truth(context: Context, table: Any, models: dict[str, Any]) -> None:
 
     everything, hidden = relevant(exact), relevant(exact & ~truth["exposed"].astype(bool))
     grades = sp.csr_array((truth["grade"].astype(np.float64), (row_of[truth["item"]], truth["keyphrase"])), shape=shape)
-    pairs = holdout_pairs(context)
+    pairs = judged_holdout(context)
     gains = np.asarray(grades[row_of[pairs["item"]], pairs["keyphrase"]]).reshape(-1) / 3
     for name, model in models.items():
         found = padded_top(model.top(items, TOP))

@@ -78,6 +78,12 @@ def judged(context: Context) -> dict[str, Any]:
     return columns | {"grade": columns["grade"].astype(np.int32)}
 
 
+def judged_holdout(context: Context) -> dict[str, Any]:
+    """The judged pairs of held-out items."""
+    pairs = judged(context)
+    return {name: column[pairs["holdout"]] for name, column in pairs.items()}
+
+
 def _pairs(context: Context) -> tuple[Any, Any]:
     """The pairs to grade: the table's own for `replay`, a chosen mix for a backend that answers."""
     import numpy as np

@@ -15,7 +15,7 @@ from distill.evaluate.significance import bootstrap_mean
 from distill.judge.calibration import Calibration, reliability
 from distill.stages.assistant import CALIBRATION, VALIDATION
 from distill.stages.base import Context
-from distill.stages.judge import AGREEMENT
+from distill.stages.judge import AGREEMENT, judged_holdout
 from distill.stages.recommend import recommendations
 from distill.train.writers import read_metrics
 
@@ -110,9 +110,7 @@ def _curves(context: Context) -> dict[str, list[tuple[float, float]]]:
 
 
 def _scores_by_grade(context: Context, models: dict[str, Any]) -> dict[str, dict[int, Any]]:
-    from distill.stages.evaluate import holdout_pairs
-
-    pairs = holdout_pairs(context)
+    pairs = judged_holdout(context)
     if not len(pairs["item"]):
         return {}
     result = {}
@@ -124,9 +122,7 @@ def _scores_by_grade(context: Context, models: dict[str, Any]) -> dict[str, dict
 
 def _quality_by_width(context: Context, student: Any) -> dict[str, dict[int, Any]]:
     """The student's quality at each power of two of its width, on held-out items."""
-    from distill.stages.evaluate import holdout_pairs
-
-    pairs = holdout_pairs(context)
+    pairs = judged_holdout(context)
     full = student.items.shape[1]
     if not len(pairs["item"]):
         return {}

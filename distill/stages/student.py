@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from distill.config import DistillLoss, StudentConfig
 from distill.stages.assistant import held_back_items, ranking_quality
 from distill.stages.base import Context, Stage, files_below, save_model
 from distill.stages.judge import judged
 from distill.stages.score import scored
+
+if TYPE_CHECKING:
+    from distill.data.item_batches import ItemBatch
 
 ROW_FIELDS = frozenset({"items", "keyphrases"})
 
@@ -22,7 +25,6 @@ def run(context: Context, folder: Path) -> dict[str, Any]:
     from distill.data.item_batches import ItemBatches, Quota, join_signals
     from distill.data.stream import stream_steps
     from distill.models import bi_encoder
-    from distill.models.encoder import PackedTokens
     from distill.parallel.mesh import batch_shards, to_global
     from distill.retrieval.encoding import embed_texts
     from distill.train.loop import fit
@@ -66,18 +68,7 @@ def run(context: Context, folder: Path) -> dict[str, Any]:
 
     def build(step: int) -> tuple[dict[str, Any], int]:
         batch = data.build(step)
-        arrays = {
-            "items": PackedTokens(*batch.items[:4]),
-            "item_slots": batch.items.slots,
-            "keyphrases": PackedTokens(*batch.keyphrases[:4]),
-            "keyphrase_slots": batch.keyphrases.slots,
-            "candidates": batch.candidates,
-            "teacher": batch.teacher,
-            "passed": batch.passed,
-            "clicked": batch.clicked,
-            "drawn_by_click": batch.drawn_by_click,
-        }
-        return arrays, int((batch.candidates >= 0).sum())
+        return batch_arrays(batch), int((batch.candidates >= 0).sum())
 
     def batches(start: int) -> Any:
         for batch, count in stream_steps(build, start, steps):
@@ -134,6 +125,23 @@ def run(context: Context, folder: Path) -> dict[str, Any]:
         "examples_per_second": done.examples_per_second,
         "real_token_share": data.real_token_share(sample),
         "left_out_tasks": [task for task in ("clicks", "search_relevance") if signals_missing(context, task)],
+    }
+
+
+def batch_arrays(batch: ItemBatch) -> dict[str, Any]:
+    """The batch as `distill.train.objectives.make_student_loss` reads it."""
+    from distill.models.encoder import PackedTokens
+
+    return {
+        "items": PackedTokens(*batch.items[:4]),
+        "item_slots": batch.items.slots,
+        "keyphrases": PackedTokens(*batch.keyphrases[:4]),
+        "keyphrase_slots": batch.keyphrases.slots,
+        "candidates": batch.candidates,
+        "teacher": batch.teacher,
+        "passed": batch.passed,
+        "clicked": batch.clicked,
+        "drawn_by_click": batch.drawn_by_click,
     }
 
 

@@ -7,10 +7,11 @@ import pytest
 from distill.config import ConfigError, OptimizerConfig, ParallelConfig
 from distill.parallel.mesh import make_mesh, to_global
 from distill.parallel.partition import path_string, spec_for
+from distill.stages.student import ROW_FIELDS, batch_arrays
 from distill.train.optimizer import make_optimizer
 from distill.train.state import create_state
 from distill.train.step import compile_step
-from tests.train.problems import ROW_FIELDS, arrays, batches, config, loss_fn, params
+from tests.train.problems import batches, config, loss_fn, params
 
 
 def run(mesh, steps: int = 3):
@@ -20,7 +21,7 @@ def run(mesh, steps: int = 3):
     step = compile_step(state, loss_fn(data, settings), optimizer, seed=0)
     losses = []
     for i in range(steps):
-        state, scalars = step(state, to_global(mesh, arrays(data.build(i)), ROW_FIELDS))
+        state, scalars = step(state, to_global(mesh, batch_arrays(data.build(i)), ROW_FIELDS))
         losses.append(float(scalars["loss"]))
     return losses, jax.device_get(state.params)
 

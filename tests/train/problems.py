@@ -5,14 +5,13 @@ from __future__ import annotations
 import numpy as np
 
 from distill.config import StudentConfig, TaskWeights
-from distill.data.item_batches import ItemBatch, ItemBatches, Quota, join_signals
+from distill.data.item_batches import ItemBatches, Quota, join_signals
 from distill.data.ragged import Ragged
 from distill.models import bi_encoder
-from distill.models.encoder import EncoderSpec, PackedTokens
+from distill.models.encoder import EncoderSpec
 from distill.train.objectives import make_student_loss, student_extras
 
 SPEC = EncoderSpec(vocab_size=64, layers=1, width=16, heads=2, mlp_width=32, max_positions=32, dropout=0.1)
-ROW_FIELDS = frozenset({"items", "keyphrases"})
 
 
 def config(**changes) -> StudentConfig:
@@ -53,20 +52,6 @@ def batches(steps: int, shards: int = 8, seed: int = 0) -> ItemBatches:
         steps=steps,
         seed=seed,
     )
-
-
-def arrays(batch: ItemBatch) -> dict:
-    return {
-        "items": PackedTokens(*batch.items[:4]),
-        "item_slots": batch.items.slots,
-        "keyphrases": PackedTokens(*batch.keyphrases[:4]),
-        "keyphrase_slots": batch.keyphrases.slots,
-        "candidates": batch.candidates,
-        "teacher": batch.teacher,
-        "passed": batch.passed,
-        "clicked": batch.clicked,
-        "drawn_by_click": batch.drawn_by_click,
-    }
 
 
 def params() -> dict:

@@ -7,12 +7,13 @@ import pytest
 from distill.config import OptimizerConfig, ParallelConfig
 from distill.parallel.mesh import make_mesh, to_global
 from distill.reporting import Silent
+from distill.stages.student import ROW_FIELDS, batch_arrays
 from distill.train.loop import TrainingDiverged, fit
 from distill.train.optimizer import decay_mask, make_optimizer, make_schedule
 from distill.train.state import create_state
 from distill.train.step import compile_step
 from distill.train.writers import MetricWriter, read_metrics
-from tests.train.problems import ROW_FIELDS, arrays, batches, config, loss_fn, params
+from tests.train.problems import batches, config, loss_fn, params
 
 STEPS = 8
 
@@ -31,7 +32,7 @@ def train(directory, *, mesh=None, cut_at=None, validate=None):
         for step in range(start, STEPS):
             if step == cut_at:
                 raise CutOff
-            batch = arrays(data.build(step))
+            batch = batch_arrays(data.build(step))
             yield to_global(mesh, batch, ROW_FIELDS), 1
 
     return fit(
@@ -107,7 +108,7 @@ def test_a_loss_that_is_no_number_stops_the_run(tmp_path):
                 state, lambda p, b, k: (loss_fn(data, settings)(p, b, k)[0] * np.inf, {}), optimizer, 0
             ),
             batches=lambda start: (
-                (to_global(mesh, arrays(data.build(s)), ROW_FIELDS), 1) for s in range(start, STEPS)
+                (to_global(mesh, batch_arrays(data.build(s)), ROW_FIELDS), 1) for s in range(start, STEPS)
             ),
             steps=STEPS,
             validate=lambda params: {"quality": 0.0},
