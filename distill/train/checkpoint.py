@@ -46,9 +46,9 @@ class Checkpoints:
         return None if latest is None else self._load(latest.step, like)
 
     def restore_best(self, like: TrainState) -> tuple[int, TrainState]:
-        """(step, state) of the best validation metric; the earlier one where two are equal."""
+        """(step, state) of the best validation metric; the later one where two are equal."""
         self._checkpointer.wait()
-        best = max(self._checkpointer.checkpoints, key=lambda c: (self._value(c.metrics), -c.step))
+        best = max(self._checkpointer.checkpoints, key=lambda c: (self._value(c.metrics), c.step))
         return best.step, self._load(best.step, like)
 
     def metric_at(self, step: int) -> float:

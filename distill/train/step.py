@@ -23,7 +23,7 @@ def train_step(
     (loss, scalars), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params, batch, key)
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
-    scalars = scalars | {"loss": loss, "gradient_norm": optax.global_norm(grads)}
+    scalars = scalars | {"loss": loss, "gradient_norm": optax.tree.norm(grads)}
     return TrainState(state.step + jnp.int32(1), params, opt_state), scalars
 
 

@@ -23,7 +23,7 @@ class CutOff(Exception):
 
 
 def train(directory, *, mesh=None, cut_at=None, validate=None):
-    mesh = mesh or make_mesh(ParallelConfig())
+    mesh = mesh or make_mesh(ParallelConfig(), devices=jax.devices()[:1])
     data = batches(STEPS)
     optimizer = make_optimizer(OptimizerConfig(learning_rate=1e-2), STEPS)
     state = create_state(params(), optimizer, mesh)
@@ -82,8 +82,8 @@ def test_a_checkpoint_of_eight_devices_continues_on_one(tmp_path):
     )
 
 
-def test_the_best_validation_is_returned_and_the_earlier_of_equal_ones(tmp_path):
-    qualities = iter([0.1, 0.9, 0.9, 0.3])
+def test_the_best_validation_is_returned_and_the_later_of_equal_ones(tmp_path):
+    qualities = iter([0.9, 0.9, 0.1, 0.3])
     seen = []
 
     def validate(params):
@@ -98,7 +98,7 @@ def test_the_best_validation_is_returned_and_the_earlier_of_equal_ones(tmp_path)
 def test_a_loss_that_is_no_number_stops_the_run(tmp_path):
     with pytest.raises(TrainingDiverged, match="step 1"):
         settings = config()
-        mesh, data = make_mesh(ParallelConfig()), batches(STEPS)
+        mesh, data = make_mesh(ParallelConfig(), devices=jax.devices()[:1]), batches(STEPS)
         optimizer = make_optimizer(OptimizerConfig(), STEPS)
         state = create_state(params(), optimizer, mesh)
         fit(
