@@ -182,8 +182,7 @@ class Prepared:
         path = self.path / f"{name}.parquet"
         if not path.exists():
             return None
-        table = pq.read_table(path)
-        return self.pairs(table) if len(table) else None
+        return self.pairs(pq.read_table(path))
 
     def pairs(self, table: pa.Table) -> dict[str, np.ndarray]:
         """A table with columns `item_id` and `keyphrase` in the form described above."""

@@ -55,8 +55,8 @@ def run(context: Context, folder: Path) -> dict[str, Any]:
         "unanswered": unanswered,
     }
     agreement = prepared.judge_agreement()
-    if agreement is None:
-        context.reporter.line("judge: no judge_agreement table, so the judge's agreement with humans is not known")
+    if agreement is None or not len(agreement["item"]):
+        context.reporter.line("judge: no judge_agreement row, so the judge's agreement with humans is not known")
     else:
         figures = judge_agreement(agreement["grade"], agreement["human"])
         write_json(folder / AGREEMENT, figures)
