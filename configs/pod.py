@@ -15,5 +15,4 @@ def get_config() -> Experiment:
     config.parallel.fsdp = 8
     config.student.batch_items = 1024
     config.assistant.batch_pairs = 1024
-    config.score.batch_pairs = 4096
     return config

@@ -97,7 +97,6 @@ class ScoreConfig:
     lexical: int = 8
     dense: int = 8
     random: int = 4
-    batch_pairs: int = 256
     shard_pairs: int = 16_384  # a shard is the unit of resuming
 
 
@@ -210,8 +209,7 @@ class Experiment:
         _check_assistant(self.assistant)
         for name in ("lexical", "dense", "random"):
             _at_least(f"score.{name}", getattr(self.score, name), 0)
-        _at_least("score.batch_pairs", self.score.batch_pairs, 1)
-        _at_least("score.shard_pairs", self.score.shard_pairs, self.score.batch_pairs)
+        _at_least("score.shard_pairs", self.score.shard_pairs, 1)
         _check_student(self.student, self.encoder)
         _share("index.target_recall", self.index.target_recall)
         _at_least("index.brute_force_below", self.index.brute_force_below, 0)

@@ -21,7 +21,6 @@ def get_config() -> Experiment:
     config.assistant.valid_share = 0.2
     config.assistant.optimizer = OptimizerConfig(learning_rate=1e-3)
     config.score.shard_pairs = 512
-    config.score.batch_pairs = 128
     config.student.widths = (16, 32)
     config.student.epochs = 4.0
     config.student.batch_items = 16
