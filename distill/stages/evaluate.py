@@ -122,9 +122,8 @@ def _alignment(context: Context, table: Any, models: dict[str, Any]) -> None:
     saved = read_json(context.folder("assistant") / CALIBRATION)
     calibration, threshold = Calibration.from_dict(saved["calibration"]), saved["threshold"]["logit"]
     searched = prepared.holdout("search_relevance")
-    if searched is not None and not len(searched["item"]):
+    if searched is None or not len(searched["item"]):
         searched = None
-    if searched is None:
         context.reporter.line("evaluate: no search_relevance row of a held-out item, so align/ metrics are left out")
     passed = np.zeros(0, np.int64)
     if searched is not None:

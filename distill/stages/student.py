@@ -124,7 +124,7 @@ def run(context: Context, folder: Path) -> dict[str, Any]:
         "valid_quality": done.best_metric,
         "examples_per_second": done.examples_per_second,
         "real_token_share": data.real_token_share(sample),
-        "left_out_tasks": [task for task in ("clicks", "search_relevance") if signals_missing(context, task)],
+        "left_out_tasks": [task for task in ("clicks", "search_relevance") if context.prepared.training(task) is None],
     }
 
 
@@ -143,10 +143,6 @@ def batch_arrays(batch: ItemBatch) -> dict[str, Any]:
         "clicked": batch.clicked,
         "drawn_by_click": batch.drawn_by_click,
     }
-
-
-def signals_missing(context: Context, task: str) -> bool:
-    return context.prepared.training(task) is None
 
 
 def _signals(context: Context, settings: StudentConfig, name: str) -> tuple[StudentConfig, dict[str, Any]]:
