@@ -1,76 +1,31 @@
 """Batches for the student: some items, for each a few keyphrases, and whatever each signal knows of those pairs.
 
-Signals are joined into one pool of pairs per item. A batch encodes each item once and each keyphrase once, however
-often it stands in the batch; a signal that says nothing of a pair is a mask, never a number.
+A batch encodes each item once and each keyphrase once, however often it stands in the batch; a signal that says nothing
+of a pair is a mask, never a number.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 from typing import NamedTuple
 
 import numpy as np
 
-from distill.data.packing import Packed, RowBudget, pack, rows_needed
+from distill.data.packing import Packed, RowBudget, fitting_rows, pack, padded, rows_needed
+from distill.data.pair_pool import PairPool
 from distill.data.ragged import Ragged
 from distill.data.stream import round_up
 
-
-class PairPool(NamedTuple):
-    """All known pairs, sorted by item: rows bounds[i]:bounds[i + 1] are those of `items[i]`."""
-
-    items: np.ndarray  # int32 [I] item indices with at least one pair
-    bounds: np.ndarray  # int64 [I + 1]
-    keyphrase: np.ndarray  # int32 [P]
-    teacher: np.ndarray  # float32 [P], NaN where there is none
-    passed: np.ndarray  # float32 [P] 0 or 1, NaN where the search engine's verdict is not known
-    clicked: np.ndarray  # bool [P]
-
-
-def join_signals(
-    *,
-    teacher: tuple[np.ndarray, np.ndarray, np.ndarray] | None,
-    searched: tuple[np.ndarray, np.ndarray, np.ndarray] | None,
-    clicked: tuple[np.ndarray, np.ndarray] | None,
-    keyphrases: int,
-    exclude: np.ndarray,
-) -> PairPool:
-    """Joins the signals' pair tables; items in `exclude` (held back for validation) are left out.
-
-    `teacher` is (item, keyphrase, value), `searched` (item, keyphrase, passed), `clicked` (item, keyphrase); None
-    leaves a signal out. Raises ValueError when no pair is left.
-    """
-    given = [table for table in (teacher, searched, clicked) if table is not None]
-    keys = [table[0].astype(np.int64) * keyphrases + table[1] for table in given]
-    joined = np.unique(np.concatenate(keys)) if keys else np.zeros(0, np.int64)
-    joined = joined[~np.isin(joined // keyphrases, exclude)]
-    if not len(joined):
-        raise ValueError("no training pair is left for the student: every enabled signal's table is empty")
-
-    def column(table: tuple | None, fill: float, dtype: type) -> np.ndarray:
-        values = np.full(len(joined), fill, dtype)
-        if table is not None:
-            key = table[0].astype(np.int64) * keyphrases + table[1]
-            at = np.searchsorted(joined, key)
-            known = (at < len(joined)) & (joined[np.minimum(at, len(joined) - 1)] == key)
-            values[at[known]] = table[2][known] if len(table) > 2 else True
-        return values
-
-    item = (joined // keyphrases).astype(np.int32)
-    items, first = np.unique(item, return_index=True)
-    return PairPool(
-        items,
-        np.append(first, len(item)),
-        (joined % keyphrases).astype(np.int32),
-        column(teacher, np.nan, np.float32),
-        column(searched, np.nan, np.float32),
-        column(clicked, False, np.bool_),
-    )
+_BLOCK = 1024  # items whose pairs are drawn together
 
 
 @dataclasses.dataclass(frozen=True)
 class Quota:
-    """How many of an item's pairs a batch draws for each signal."""
+    """How many of an item's pairs a batch draws for each signal: the sizes of the tasks within it.
+
+    A batch of B items has at most B · teacher pairs to distil, B · searched verdicts and B · clicked positives.
+    """
 
     teacher: int
     searched: int
@@ -82,40 +37,47 @@ class Quota:
 
 
 class ItemBatch(NamedTuple):
-    """B items, K pairs each, U distinct keyphrases (slots beyond those in use are −1)."""
+    """B items, K pairs each, U distinct keyphrases, T of them targets of the clicks task; −1 is none, everywhere.
 
-    items: Packed  # slots [B]
-    keyphrases: Packed  # slots [U]
-    candidates: np.ndarray  # int32 [B, K] into U; −1 is none
+    B, U and T are multiples of the number of devices that split a batch.
+    """
+
+    texts: Packed  # the items, then the keyphrases, in the same rows
+    item_slots: np.ndarray  # int32 [B]
+    keyphrase_slots: np.ndarray  # int32 [U]
+    candidates: np.ndarray  # int32 [B, K] into U
     teacher: np.ndarray  # float32 [B, K]; NaN unknown
     passed: np.ndarray  # float32 [B, K]; NaN unknown
-    clicked: np.ndarray  # bool [B, U]: the item's clicked keyphrases among the batch's
-    drawn_by_click: np.ndarray  # bool [U]: drawn as some item's clicked keyphrase, the clicks task's targets
+    targets: np.ndarray  # int32 [T] into U: the keyphrases drawn as some item's clicked one
+    positives: np.ndarray  # int32 [B, P] into T: all those that the item clicked, whoever drew them
+
+    @property
+    def pairs(self) -> int:
+        return int((self.candidates >= 0).sum())
+
+    @property
+    def tokens(self) -> int:
+        """Real ones, in the batch's R · L places."""
+        return int((self.texts.segments > 0).sum())
 
 
-def _topical_order(pool: PairPool, total: int, topic_items: int, seed: int) -> np.ndarray:
-    """`total` rows of `pool.items`, epoch after epoch of shuffled runs of items with a keyphrase in common."""
-    # An item's topic is the most widely shared keyphrase among those that a signal calls good.
-    good = pool.clicked | (np.nan_to_num(pool.teacher, nan=-np.inf) > 0)
-    popularity = np.bincount(pool.keyphrase)[pool.keyphrase] * np.where(good, 1.0, 1e-6)
-    row = np.repeat(np.arange(len(pool.items)), np.diff(pool.bounds))
-    by_popularity = np.lexsort((-popularity, row))
-    topic = pool.keyphrase[by_popularity[pool.bounds[:-1]]]
-    epochs = []
-    for epoch in range(-(-total // len(topic))):
-        rng = np.random.default_rng((seed, epoch))
-        shuffled = rng.permutation(len(topic))
-        by_topic = shuffled[np.argsort(topic[shuffled], kind="stable")]
-        runs = np.array_split(by_topic, max(1, len(topic) // topic_items))
-        epochs.append(np.concatenate([runs[i] for i in rng.permutation(len(runs))]))
-    return np.concatenate(epochs)[:total]
+class _Draw(NamedTuple):
+    """What one step holds, before texts are packed."""
+
+    rows: np.ndarray  # int64 [B] of the pool's items
+    pairs: np.ndarray  # int64 [B, K] of the pool's pairs, −1 none
+    distinct: np.ndarray  # int32, sorted: the keyphrases of those pairs
+    targets: np.ndarray  # int32, sorted: those of them that were drawn as clicked
 
 
 class ItemBatches:
-    """The student's batches, each a pure function of (seed, step).
+    """The student's batches, each a pure function of (seed, step) over a plan made once.
 
     Items come in runs of `topic_items` that share keyphrases: those are then encoded once for several items, and the
-    other items' keyphrases are telling negatives. 1 gives plain shuffling.
+    other items' keyphrases are telling negatives. 1 gives plain shuffling. Every step takes as many items as fill a
+    fixed number of rows, the number that `batch_items` items need on average: the shape never changes, and few places
+    are padding. `shards` devices split a batch; rows come in even chunks of at most `chunk_rows`, a multiple of
+    `shards` (0: one chunk).
     """
 
     def __init__(
@@ -131,94 +93,196 @@ class ItemBatches:
         shards: int,
         steps: int,
         seed: int,
+        chunk_rows: int = 0,
     ):
-        self._pool, self._items, self._keyphrases = pool, item_texts, keyphrase_texts
-        self._quota, self._seed = quota, seed
-        self.batch_items = min(batch_items, len(pool.items))
-        self._order = _topical_order(pool, steps * self.batch_items, topic_items, seed)
-        # The shape that holds the fullest of up to 128 sampled steps, and a little more; `pack` masks what exceeds it.
-        item_rows, keyphrase_rows, distinct = [], [], []
-        for step in np.unique(np.linspace(0, steps - 1, 128).astype(int)):
-            rows, _, ids, _ = self._draw(int(step))
-            item_rows.append(rows_needed(item_texts.lengths[pool.items[rows]], row_tokens))
-            keyphrase_rows.append(rows_needed(keyphrase_texts.lengths[ids], row_tokens))
-            distinct.append(len(ids))
-        spare = 1 if steps > 128 else 0
-        self._item_budget = self._budget(item_rows, row_tokens, shards, spare)
-        self._keyphrase_budget = self._budget(keyphrase_rows, row_tokens, shards, spare)
-        self._distinct = int(max(distinct) * 1.05) + 8
+        self._pool, self._quota, self._seed = pool, quota, seed
+        self._item_lengths, self._keyphrase_lengths = item_texts.lengths, keyphrase_texts.lengths
+        self._texts = Ragged.concatenate(item_texts, keyphrase_texts)
+        self._topics, self._runs = _topics(pool), max(1, len(pool.items) // topic_items)
+        self._click_bounds = np.concatenate([[0], np.cumsum(pool.clicked)])[pool.bounds]
+        self._click_keyphrase = pool.keyphrase[pool.clicked]
+        self._epoch = functools.lru_cache(maxsize=4)(self._draw_epoch)
+        self._block = functools.lru_cache(maxsize=128)(self._draw_block)
+
+        batch_items = min(batch_items, len(pool.items))
+        rows = fitting_rows(self._usual_rows(batch_items, row_tokens, steps), shards, chunk_rows)
+        self._bounds, most = self._fill(rows, row_tokens, 2 * batch_items, steps)
+        texts_per_row, self._positives, *lengths = most
+        self._budget = RowBudget(rows, row_tokens, texts_per_row)
+        self._size, self._distinct, self._targets = (round_up(length, shards) for length in lengths)
 
     @property
-    def item_texts_per_row(self) -> int:
-        return self._item_budget.texts_per_row
+    def pairs(self) -> int:
+        return len(self._pool.keyphrase)
 
     @property
-    def keyphrase_texts_per_row(self) -> int:
-        return self._keyphrase_budget.texts_per_row
+    def items(self) -> int:
+        return len(self._pool.items)
 
-    @staticmethod
-    def _budget(needed: list[tuple[int, int]], row_tokens: int, shards: int, spare: int) -> RowBudget:
-        rows = round_up(max(n for n, _ in needed) + spare, shards)
-        return RowBudget(rows, row_tokens, max(t for _, t in needed) + 2 * spare)
+    @property
+    def items_per_step(self) -> float:
+        """Mean over the steps."""
+        return float(np.diff(self._bounds).mean())
 
-    def _draw(self, step: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """(pool items [B], pool pairs [B, K] with −1 for none, distinct keyphrases, of them those drawn by click)."""
-        size, pool = self.batch_items, self._pool
-        rows = self._order[step * size : (step + 1) * size]
-        rng = np.random.default_rng((self._seed, 1, step))
-        pairs = np.full((size, self._quota.total), -1, np.int64)
-        by_click = []
-        for b, row in enumerate(rows):
-            begin, end = pool.bounds[row], pool.bounds[row + 1]
-            # One random order of the item's pairs, filled by the scarcest signal first.
-            shuffled = begin + rng.permutation(end - begin)
-            taken: list[int] = []
-            free = np.ones(len(shuffled), bool)
-            for has, quota in (
-                (pool.clicked[shuffled], self._quota.clicked),
-                (~np.isnan(pool.teacher[shuffled]), self._quota.teacher),
-                (~np.isnan(pool.passed[shuffled]), self._quota.searched),
-            ):
-                chosen = np.flatnonzero(has & free)[:quota]
-                free[chosen] = False
-                taken.extend(shuffled[chosen])
-            pairs[b, : len(taken)] = taken
-            if self._quota.clicked:
-                by_click.append(pool.keyphrase[[p for p in taken if pool.clicked[p]][: self._quota.clicked]])
-        distinct = np.unique(pool.keyphrase[pairs[pairs >= 0]])
-        clicked = np.unique(np.concatenate(by_click)) if by_click else np.zeros(0, np.int32)
-        return rows, pairs, distinct, clicked
+    @property
+    def budget(self) -> RowBudget:
+        return self._budget
+
+    @property
+    def real_token_share(self) -> float:
+        """Of all token places of some steps, the share that holds a token."""
+        steps = np.unique(np.linspace(0, len(self._bounds) - 2, 16).astype(int))
+        places = self._budget.rows * self._budget.row_tokens
+        return float(np.mean([self._lengths(self._draw(int(step))).sum() for step in steps]) / places)
+
+    def ids(self, step: int) -> tuple[np.ndarray, np.ndarray]:
+        """(item indices, distinct keyphrase indices) of a step's batch, without packing it."""
+        draw = self._draw(step)
+        return self._pool.items[draw.rows], draw.distinct
 
     def build(self, step: int) -> ItemBatch:
-        pool = self._pool
-        rows, pairs, distinct, by_click = self._draw(step)
-        distinct = distinct[: self._distinct]
-        items = pack(self._items.take(pool.items[rows]), self._item_budget)
-        keyphrases = pack(self._keyphrases.take(distinct), self._keyphrase_budget)
-        slots = np.full(self._distinct, -1, np.int32)
-        slots[: len(distinct)] = keyphrases.slots
-        drawn = pairs >= 0
-        phrase = np.where(drawn, pool.keyphrase[pairs], -1)
-        candidates = np.minimum(np.searchsorted(distinct, phrase), len(distinct) - 1)
-        known = drawn & (distinct[candidates] == phrase) & (slots[candidates] >= 0) & (items.slots >= 0)[:, None]
-        clicked = np.zeros((len(rows), self._distinct), bool)
-        for b, row in enumerate(rows):
-            span = slice(pool.bounds[row], pool.bounds[row + 1])
-            mine = pool.keyphrase[span][pool.clicked[span]]
-            clicked[b, : len(distinct)] = np.isin(distinct, mine) & (keyphrases.slots >= 0)
-        drawn_by_click = np.zeros(self._distinct, bool)
-        drawn_by_click[: len(distinct)] = np.isin(distinct, by_click) & (keyphrases.slots >= 0)
+        pool, draw = self._pool, self._draw(step)
+        items = pool.items[draw.rows]
+        packed = pack(self._texts.take(np.append(items, len(self._item_lengths) + draw.distinct)), self._budget)
+        drawn = draw.pairs >= 0
+        candidates, _ = _places(draw.distinct, np.where(drawn, pool.keyphrase[draw.pairs], -1))
+        item, target = self._clicks_among(draw)
+        positives = np.full((self._size, self._positives), -1, np.int32)
+        positives[item, _number_within(item)] = target
+
+        def pairwise(values: np.ndarray, none: float, dtype: type) -> np.ndarray:
+            return padded(np.where(drawn, values, none).astype(dtype), self._size, none)
+
         return ItemBatch(
-            items,
-            keyphrases._replace(slots=slots),
-            np.where(known, candidates, -1).astype(np.int32),
-            np.where(known, pool.teacher[pairs], np.nan).astype(np.float32),
-            np.where(known, pool.passed[pairs], np.nan).astype(np.float32),
-            clicked & (items.slots >= 0)[:, None],
-            drawn_by_click,
+            packed,
+            padded(packed.slots[: len(items)], self._size, -1),
+            padded(packed.slots[len(items) :], self._distinct, -1),
+            pairwise(candidates, -1, np.int32),
+            pairwise(pool.teacher[draw.pairs], np.nan, np.float32),
+            pairwise(pool.passed[draw.pairs], np.nan, np.float32),
+            padded(_places(draw.distinct, draw.targets)[0].astype(np.int32), self._targets, -1),
+            positives,
         )
 
-    def real_token_share(self, batch: ItemBatch) -> float:
-        """Of all token places of the batch, the share that holds a token."""
-        places = batch.items.segments.size + batch.keyphrases.segments.size
-        return float(((batch.items.segments > 0).sum() + (batch.keyphrases.segments > 0).sum()) / places)
+    def _usual_rows(self, batch_items: int, row_tokens: int, steps: int) -> int:
+        """Rows that `batch_items` items and their keyphrases need on average, and any single item needs."""
+        begins = np.unique(np.linspace(0, (steps - 1) * batch_items, 32).astype(int))
+        tokens = np.mean([self._tokens(begin, begin + batch_items)[-1] for begin in begins])
+        longest = [self._item_lengths.max(initial=1), *[self._keyphrase_lengths.max(initial=1)] * self._quota.total]
+        return max(round(float(tokens) / row_tokens / 0.98), rows_needed(np.array(longest), row_tokens)[0])
+
+    def _fill(self, rows: int, row_tokens: int, limit: int, steps: int) -> tuple[np.ndarray, list[int]]:
+        """Cuts the endless row of items into steps of at most `limit` that fit `rows`: their bounds, int64 [steps + 1].
+
+        And the most that any step has: texts in a row, positives of an item, items, distinct keyphrases, targets.
+        """
+        limit, bounds, most = min(limit, len(self._pool.items)), [0], np.ones(5, np.int64)
+        for _ in range(steps):
+            begin = bounds[-1]
+            # Tokens bound the count from above; best-fit rows then decide.
+            count = int(np.searchsorted(self._tokens(begin, begin + limit), rows * row_tokens, side="right"))
+            while True:
+                draw = self._between(begin, begin + count)
+                needed, densest = rows_needed(self._lengths(draw), row_tokens)
+                if needed <= rows:
+                    break
+                count = min(count - 1, int(count * rows / needed))
+            bounds.append(begin + count)
+            clicks = np.bincount(self._clicks_among(draw)[0], minlength=1).max()
+            most = np.maximum(most, (densest, clicks, count, len(draw.distinct), len(draw.targets)))
+        return np.asarray(bounds), most.tolist()
+
+    def _tokens(self, begin: int, end: int) -> np.ndarray:
+        """Tokens of the first 1, 2, … items from `begin` with their distinct keyphrases: int64 [end − begin]."""
+        rows, pairs = self._stretch(begin, end)
+        phrase = np.where(pairs >= 0, self._pool.keyphrase[pairs], -1).reshape(-1)
+        distinct, first = np.unique(phrase, return_index=True)
+        lengths = np.where(distinct >= 0, self._keyphrase_lengths[distinct], 0)
+        added = np.bincount(first // pairs.shape[1], weights=lengths, minlength=len(rows)).astype(np.int64)
+        return np.cumsum(self._item_lengths[self._pool.items[rows]] + added)
+
+    def _lengths(self, draw: _Draw) -> np.ndarray:
+        """Tokens of each text of a batch, as `build` packs them."""
+        items = self._item_lengths[self._pool.items[draw.rows]]
+        return np.concatenate([items, self._keyphrase_lengths[draw.distinct]])
+
+    def _clicks_among(self, draw: _Draw) -> tuple[np.ndarray, np.ndarray]:
+        """(place in the batch, place in the targets) of every click of the batch's items on one of the targets."""
+        item, click = _ragged_ranges(self._click_bounds, draw.rows)
+        at, known = _places(draw.targets, self._click_keyphrase[click])
+        return item[known], at[known]
+
+    def _draw(self, step: int) -> _Draw:
+        return self._between(*self._bounds[step : step + 2])
+
+    def _between(self, begin: int, end: int) -> _Draw:
+        rows, pairs = self._stretch(begin, end)
+        phrase = self._pool.keyphrase
+        clicked = pairs[:, : self._quota.clicked]
+        return _Draw(rows, pairs, np.unique(phrase[pairs[pairs >= 0]]), np.unique(phrase[clicked[clicked >= 0]]))
+
+    def _stretch(self, begin: int, end: int) -> tuple[np.ndarray, np.ndarray]:
+        """(pool items [B], their pool pairs [B, K] with −1 for none) at places begin … end of the endless row."""
+        blocks = [self._block(block) for block in range(begin // _BLOCK, -(-end // _BLOCK))]
+        span = slice(begin % _BLOCK, begin % _BLOCK + end - begin)
+        return np.concatenate([b[0] for b in blocks])[span], np.concatenate([b[1] for b in blocks])[span]
+
+    def _draw_epoch(self, epoch: int) -> np.ndarray:
+        """One epoch's order of the pool's items: shuffled runs of items with a keyphrase in common."""
+        rng = np.random.default_rng((self._seed, epoch))
+        shuffled = rng.permutation(len(self._topics))
+        by_topic = shuffled[np.argsort(self._topics[shuffled], kind="stable")]
+        runs = np.array_split(by_topic, self._runs)
+        return np.concatenate([runs[i] for i in rng.permutation(len(runs))])
+
+    def _draw_block(self, block: int) -> tuple[np.ndarray, np.ndarray]:
+        """`_stretch` of one block: an item's pairs in random order fill the quotas, the scarcest signal's first."""
+        pool, count = self._pool, len(self._topics)
+        places = np.arange(block * _BLOCK, (block + 1) * _BLOCK)
+        epochs = [self._epoch(epoch) for epoch in range(places[0] // count, places[-1] // count + 1)]
+        rows = np.concatenate(epochs)[places - places[0] // count * count]
+        item, pair = _ragged_ranges(pool.bounds, rows)
+        rng = np.random.default_rng((self._seed, 1, block))
+        pair = pair[np.lexsort((rng.random(len(pair)), item))]
+        pairs = np.full((_BLOCK, self._quota.total), -1, np.int64)
+        free, column = np.ones(len(pair), bool), 0
+        for has, quota in (
+            (pool.clicked, self._quota.clicked),
+            (~np.isnan(pool.teacher), self._quota.teacher),
+            (~np.isnan(pool.passed), self._quota.searched),
+        ):
+            at = np.flatnonzero(has[pair] & free)
+            number = _number_within(item[at])
+            at, number = at[number < quota], number[number < quota]
+            pairs[item[at], column + number] = pair[at]
+            free[at] = False
+            column += quota
+        return rows, pairs
+
+
+def _topics(pool: PairPool) -> np.ndarray:
+    """Each item's most widely shared keyphrase among those that a signal calls good: int32 [I]."""
+    good = pool.clicked | (np.nan_to_num(pool.teacher, nan=-np.inf) > 0)
+    popularity = np.bincount(pool.keyphrase)[pool.keyphrase] * np.where(good, 1.0, 1e-6)
+    row = np.repeat(np.arange(len(pool.items)), np.diff(pool.bounds))
+    by_popularity = np.lexsort((-popularity, row))
+    return pool.keyphrase[by_popularity[pool.bounds[:-1]]]
+
+
+def _ragged_ranges(bounds: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Of each row r, all of bounds[r] … bounds[r + 1] − 1, one after another, and before them which of `rows` it is."""
+    counts = bounds[rows + 1] - bounds[rows]
+    number = np.repeat(np.arange(len(rows)), counts)
+    return number, np.repeat(bounds[rows] - np.cumsum(counts) + counts, counts) + np.arange(counts.sum())
+
+
+def _number_within(groups: np.ndarray) -> np.ndarray:
+    """Of sorted group numbers [N], how many of its group stand before each entry."""
+    return np.arange(len(groups)) - np.searchsorted(groups, groups)
+
+
+def _places(among: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Where each value stands in the sorted `among` (0 where it does not), and whether it does."""
+    at = np.minimum(np.searchsorted(among, values), max(len(among) - 1, 0))
+    known = among[at] == values if len(among) else np.zeros(values.shape, bool)
+    return np.where(known, at, 0), known

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from distill.data.ragged import Ragged
+from distill.data.stream import round_up
 
 
 class RowBudget(NamedTuple):
@@ -72,6 +73,15 @@ def rows_needed(lengths: np.ndarray, row_tokens: int) -> tuple[int, int]:
     return len(counts), int(counts.max())
 
 
+def fitting_rows(rows: int, shards: int, chunk_rows: int) -> int:
+    """At least `rows`, to be split over `shards` devices and encoded in even chunks of at most `chunk_rows` (0: one).
+
+    `chunk_rows` is a multiple of `shards`.
+    """
+    chunks = -(-rows // chunk_rows) if chunk_rows else 1
+    return round_up(max(rows, 1), shards * max(chunks, 1))
+
+
 def pack(texts: Ragged, budget: RowBudget, types: np.ndarray | None = None) -> Packed:
     """Packs N texts into `budget`; a text beyond it gets slot −1 and is for the caller to mask.
 
@@ -102,3 +112,10 @@ def pack(texts: Ragged, budget: RowBudget, types: np.ndarray | None = None) -> P
         fields["types"].reshape(-1)[target] = types[source]
     slots = np.where(fits, row * budget.texts_per_row + number, -1).astype(np.int32)
     return Packed(**fields, slots=slots)
+
+
+def padded(values: np.ndarray, size: int, fill: float) -> np.ndarray:
+    """`values` [n, …] followed by `fill` up to [size, …]."""
+    result = np.full((size, *values.shape[1:]), fill, values.dtype)
+    result[: len(values)] = values
+    return result

@@ -6,9 +6,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from distill.data.packing import Packed, RowBudget, pack, rows_needed
+from distill.data.packing import Packed, RowBudget, fitting_rows, pack, padded, rows_needed
 from distill.data.ragged import Ragged
-from distill.data.stream import epoch_order, round_up
+from distill.data.stream import epoch_order
 
 
 class PairPlan(NamedTuple):
@@ -28,16 +28,24 @@ class PairPlan(NamedTuple):
 
 
 def plan_pairs(
-    lengths: np.ndarray, *, total: int, batch_pairs: int, row_tokens: int, shards: int, seed: int | None
+    lengths: np.ndarray,
+    *,
+    total: int,
+    batch_pairs: int,
+    row_tokens: int,
+    shards: int,
+    seed: int | None,
+    chunk_rows: int = 0,
 ) -> PairPlan:
     """Cuts `total` pairs (shuffled by `seed`, or in their order when None) into batches of about `batch_pairs`.
 
-    Every batch is the longest run of pairs that packs into one fixed number of rows (a multiple of `shards`), so the
-    share of real tokens stays high while the shape never changes. `lengths` are tokens of each pair, int [N].
+    Every batch is the longest run of pairs that packs into one fixed number of rows (as `fitting_rows` makes it of
+    `shards` and `chunk_rows`), so the share of real tokens stays high while the shape never changes. `lengths` are
+    tokens of each pair, int [N].
     """
     order = np.arange(total) if seed is None else epoch_order(len(lengths), total, seed)
     mean = float(lengths.mean()) if len(lengths) else 1.0
-    rows = round_up(max(1, round(batch_pairs * mean / row_tokens / 0.95)), shards)
+    rows = fitting_rows(round(batch_pairs * mean / row_tokens / 0.95), shards, chunk_rows)
     most = max(1, round(1.5 * batch_pairs))
     bounds = [0]
     texts_per_row = 1
@@ -61,13 +69,4 @@ def plan_pairs(
 def pack_pairs(tokens: Ragged, types: np.ndarray, plan: PairPlan) -> Packed:
     """Packs one batch; its slots are padded with −1 to the plan's width."""
     packed = pack(tokens, plan.budget, types)
-    slots = np.full(plan.slots, -1, np.int32)
-    slots[: len(packed.slots)] = packed.slots
-    return packed._replace(slots=slots)
-
-
-def padded(values: np.ndarray, size: int, fill: float) -> np.ndarray:
-    """`values` [n] followed by `fill` up to `size`."""
-    result = np.full(size, fill, values.dtype)
-    result[: len(values)] = values
-    return result
+    return packed._replace(slots=padded(packed.slots, plan.slots, -1))

@@ -25,3 +25,12 @@ class Ragged(NamedTuple):
         offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths, dtype=np.int64)])
         flat = np.repeat(self.offsets[ids] - offsets[:-1], lengths) + np.arange(offsets[-1])
         return Ragged(self.values[flat], offsets)
+
+    @staticmethod
+    def concatenate(first: Ragged, second: Ragged) -> Ragged:
+        """The rows of `first`, then those of `second`."""
+        return Ragged(
+            np.concatenate([first.values, second.values]),
+            np.concatenate([first.offsets, first.offsets[-1] + second.offsets[1:]]),
+            first.truncated + second.truncated,
+        )

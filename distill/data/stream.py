@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import TypeVar
 
-import grain
 import numpy as np
 
 Batch = TypeVar("Batch")
@@ -13,6 +12,8 @@ Batch = TypeVar("Batch")
 
 def stream_steps(build: Callable[[int], Batch], start: int, steps: int) -> Iterator[Batch]:
     """Yields build(start), build(start + 1), … build(steps − 1) in order, two threads ahead."""
+    import grain  # only here: packing is used where Grain is not installed
+
     dataset = grain.MapDataset.range(start, steps).map(lambda step: build(int(step)))
     return iter(dataset.to_iter_dataset(grain.ReadOptions(num_threads=2, prefetch_buffer_size=4)))
 

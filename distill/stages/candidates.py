@@ -13,6 +13,8 @@ def lexical_candidates(context: Context, items: np.ndarray, k: int) -> np.ndarra
     """BM25's top `k` trainable keyphrases of each item: rows of keyphrase indices [I, k], −1 for none."""
     from distill.retrieval.lexical import Lexical
 
+    if not k:
+        return np.zeros((len(items), 0), np.int64)
     prepared = context.prepared
     allowed = np.flatnonzero(prepared.trainable)
     found, _ = Lexical([prepared.keyphrases[i] for i in allowed]).top_k([prepared.item_texts[i] for i in items], k)
@@ -23,6 +25,8 @@ def dense_candidates(context: Context, items: np.ndarray, k: int) -> np.ndarray:
     """Nearest `k` trainable keyphrases: by the pretrained encoder, or by latent semantics where there is none."""
     from distill.retrieval.exact import top_k
 
+    if not k:
+        return np.zeros((len(items), 0), np.int64)
     prepared = context.prepared
     allowed = np.flatnonzero(prepared.trainable)
     item_vectors, keyphrase_vectors = dense_vectors(context)

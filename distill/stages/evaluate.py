@@ -9,6 +9,7 @@ from distill.artifacts import read_json, read_manifest, write_atomic, write_json
 from distill.stages.assistant import CALIBRATION
 from distill.stages.base import Context, Stage, files_below
 from distill.stages.judge import AGREEMENT, judged_holdout
+from distill.stages.recommend import FATES
 
 METRICS, REPORT, TOP = "metrics.json", "index.html", 20
 
@@ -155,7 +156,7 @@ def _scalars(context: Context, table: Any) -> None:
         table.add_scalar(f"train/{stage}/examples_per_second", _counts(context.folder(stage))["examples_per_second"])
     recommended = _counts(context.folder("recommend"))
     items = max(1, recommended["items"])
-    for name in ("candidates", "blocked", "below_threshold", "already_recommended", "repeated", "kept"):
+    for name in ("candidates", *FATES):
         table.add_scalar(f"protocol/student/{name}_per_item", recommended[name] / items)
     table.add_scalar("protocol/student/covered_items", recommended["covered_items"] / items)
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from distill.stages.base import Context, load_model
 from distill.stages.index import ITEMS, KEYPHRASES, prefix
+from distill.stages.recommend import candidates
 
 
 class Bi:
@@ -79,16 +80,23 @@ class Remembered:
         self._scorer, self._keyphrases = scorer, keyphrases
         self._keys, self._values = np.zeros(0, np.int64), np.zeros(0, np.float32)
 
+    def remember(self, keyphrase: np.ndarray, item: np.ndarray, logits: np.ndarray) -> None:
+        """Takes over pairs that the same scorer has read elsewhere; a pair twice keeps its first logit."""
+        keys = np.concatenate([self._keys, self._key(keyphrase, item)])
+        values = np.concatenate([self._values, logits])
+        self._keys, first = np.unique(keys, return_index=True)
+        self._values = values[first]
+
     def __call__(self, keyphrase: np.ndarray, item: np.ndarray) -> np.ndarray:
-        keys = item.astype(np.int64) * self._keyphrases + keyphrase
+        keys = self._key(keyphrase, item)
         fresh = np.setdiff1d(keys, self._keys)
         if len(fresh):
-            values = self._scorer(fresh % self._keyphrases, fresh // self._keyphrases)
-            self._keys = np.concatenate([self._keys, fresh])
-            self._values = np.concatenate([self._values, values])
-            order = np.argsort(self._keys)
-            self._keys, self._values = self._keys[order], self._values[order]
+            pairs = fresh % self._keyphrases, fresh // self._keyphrases
+            self.remember(*pairs, self._scorer(*pairs))
         return self._values[np.searchsorted(self._keys, keys)]
+
+    def _key(self, keyphrase: np.ndarray, item: np.ndarray) -> np.ndarray:
+        return item.astype(np.int64) * self._keyphrases + keyphrase
 
 
 def load_models(context: Context) -> dict[str, Bi | Bm25 | Assistant]:
@@ -97,6 +105,8 @@ def load_models(context: Context) -> dict[str, Bi | Bm25 | Assistant]:
     folder = context.folder("index")
     student = Bi(np.load(folder / ITEMS), np.load(folder / KEYPHRASES))
     scorer = Remembered(context.pair_scorer(), len(context.prepared.keyphrases))
+    read = candidates(context)
+    scorer.remember(read["keyphrase"], read["item"], read["logit"])
     models: dict[str, Bi | Bm25 | Assistant] = {
         "bm25": Bm25(context),
         "zero_shot": Bi(*context.embeddings(*context.initial_encoder())),

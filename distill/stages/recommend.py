@@ -1,4 +1,8 @@
-"""recommend: keyphrases for each item, without what is known already, blocked or not relevant enough."""
+"""recommend: keyphrases for each item, without what is known already, blocked or not relevant enough.
+
+Beside the recommendations it keeps every candidate with its scores and its fate, so that one can ask why a keyphrase
+is not there.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +15,9 @@ from distill.stages.base import Context, Stage
 from distill.stages.index import INDEX, ITEMS, indexed_width
 
 SHARD_ITEMS = 1024  # a shard is the unit of resuming
+CANDIDATES = "candidates-"  # before a shard's name: all its candidates and what became of each
+FATES = ("kept", "over_limit", "blocked", "below_threshold", "already_recommended", "repeated")
+_DROPPED = {"already": "already_recommended", "repeat": "repeated"}
 
 
 def run(context: Context, folder: Path) -> dict[str, Any]:
@@ -37,9 +44,9 @@ def run(context: Context, folder: Path) -> dict[str, Any]:
                 found, cosines = index.search(vectors[span], settings.candidates)
                 item, rank = np.nonzero(found >= 0)
                 logits = scorer(found[item, rank], span[item])
-                counts = _write(
-                    path, context, filters, span, found, cosines, _spread(found.shape, item, rank, logits), threshold
-                )
+                logits = _spread(found.shape, item, rank, logits)
+                decided = _filter(context, filters, span, found, logits, threshold)
+                counts = _write(path, context, span, found, cosines, logits, decided)
                 write_json(path.with_suffix(".json"), counts)
             for name, count in read_json(path.with_suffix(".json")).items():
                 total[name] = total.get(name, 0) + count
@@ -84,63 +91,85 @@ class _Filters:
         return keyphrase in self.blocked or (item, keyphrase) in self.blocked_pairs
 
 
-def _write(
-    path: Path,
-    context: Context,
-    filters: _Filters,
-    items: Any,
-    found: Any,
-    cosines: Any,
-    logits: Any,
-    threshold: float,
-) -> dict[str, int]:
-    """Filters one shard of items and writes it; returns what happened to its candidates."""
+def _filter(context: Context, filters: _Filters, items: Any, found: Any, logits: Any, threshold: float) -> Any:
+    """Decides each candidate: (row [N], place [N], fate [N] as index into FATES), each item's best first."""
     import numpy as np
-    import pyarrow as pa
-    import pyarrow.parquet as pq
 
     from distill.retrieval.dedupe import deduplicate
 
     prepared, keep = context.prepared, context.experiment.recommend.keep
-    columns: dict[str, list] = {"item_id": [], "keyphrase": [], "rank": [], "score": [], "relevance": []}
-    fates = ("blocked", "below_threshold", "already_recommended", "repeated", "kept")
-    counts: dict[str, int] = dict.fromkeys(("items", "candidates", *fates, "covered_items"), 0)
+    rows, places, fates = [], [], []
     for row, item in enumerate(items.tolist()):
         order = [r for r in np.argsort(-logits[row], kind="stable").tolist() if found[row, r] >= 0]
-        counts["items"] += 1
-        counts["candidates"] += len(order)
-        free = [r for r in order if not filters.blocks(item, int(found[row, r]))]
-        counts["blocked"] += len(order) - len(free)
-        good = [r for r in free if logits[row, r] >= threshold]
-        counts["below_threshold"] += len(free) - len(good)
+        fate = {r: "blocked" for r in order if filters.blocks(item, int(found[row, r]))}
+        fate |= {r: "below_threshold" for r in order if r not in fate and logits[row, r] < threshold}
+        good = [r for r in order if r not in fate]
         texts = [prepared.keyphrases[found[row, r]] for r in good]
         kept, dropped = deduplicate(texts, filters.already.get(item, ()))
-        counts["already_recommended"] += sum(d.reason == "already" for d in dropped.values())
-        counts["repeated"] += sum(d.reason == "repeat" for d in dropped.values())
-        kept = kept[:keep]
-        counts["kept"] += len(kept)
-        counts["covered_items"] += bool(kept)
-        for rank, at in enumerate(kept, 1):
-            place = good[at]
-            columns["item_id"].append(prepared.item_ids[item])
-            columns["keyphrase"].append(texts[at])
-            columns["rank"].append(rank)
-            columns["score"].append(float(cosines[row, place]))
-            columns["relevance"].append(float(1 / (1 + np.exp(-float(logits[row, place])))))
-    types = {"rank": pa.int32(), "score": pa.float32(), "relevance": pa.float32()}
-    table = pa.table({name: pa.array(values, types.get(name, pa.string())) for name, values in columns.items()})
-    sources = pa.array([["student"]] * len(table), pa.list_(pa.string()))
-    temporary = path.with_suffix(".tmp")
-    pq.write_table(table.append_column("sources", sources), temporary)
-    temporary.replace(path)
-    return counts
+        fate |= {good[at]: _DROPPED[why.reason] for at, why in dropped.items()}
+        fate |= {good[at]: "kept" if rank < keep else "over_limit" for rank, at in enumerate(kept)}
+        rows += [row] * len(order)
+        places += order
+        fates += [FATES.index(fate[r]) for r in order]
+    return np.array(rows, int), np.array(places, int), np.array(fates, int)
+
+
+def _write(path: Path, context: Context, items: Any, found: Any, cosines: Any, logits: Any, decided: Any) -> dict:
+    """Writes one shard's recommendations and all its candidates; returns what happened to these."""
+    import numpy as np
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    prepared = context.prepared
+    row, place, fate = decided
+    kept = fate == FATES.index("kept")
+    logit = logits[row, place].astype(np.float32)
+    candidates = pa.table(
+        {
+            "item_id": pa.array(prepared.item_ids).take(pa.array(items[row])),
+            "keyphrase": pa.array(prepared.keyphrases).take(pa.array(found[row, place])),
+            "score": cosines[row, place].astype(np.float32),
+            "logit": logit,
+            "fate": pa.array(FATES).take(pa.array(fate)),
+        }
+    )
+    chosen = candidates.filter(pa.array(kept))
+    per_item = np.bincount(row[kept], minlength=len(items))
+    columns = {
+        "item_id": chosen["item_id"],
+        "keyphrase": chosen["keyphrase"],
+        "rank": np.concatenate([np.arange(1, n + 1, dtype=np.int32) for n in per_item]),
+        "score": chosen["score"],
+        "relevance": (1 / (1 + np.exp(-logit[kept].astype(np.float64)))).astype(np.float32),
+        "sources": pa.array([["student"]] * len(chosen), pa.list_(pa.string())),
+    }
+    for name, table in ((path, pa.table(columns)), (path.with_name(CANDIDATES + path.name), candidates)):
+        temporary = name.with_suffix(".tmp")
+        pq.write_table(table, temporary)
+        temporary.replace(name)
+    counts = dict(zip(FATES, np.bincount(fate, minlength=len(FATES)).tolist()))
+    return {
+        "items": len(items),
+        "candidates": len(row),
+        **counts,
+        "covered_items": int((per_item > 0).sum()),
+    }
 
 
 def recommendations(context: Context) -> Any:
     """The table of all recommendations: item_id, keyphrase, rank, score (cosine), relevance (0–1), sources."""
+    return _tables(context, "part-*.parquet")
+
+
+def candidates(context: Context) -> dict[str, Any]:
+    """What was retrieved, as index pairs: item, keyphrase, score, the assistant's logit, fate (one of FATES)."""
+    return context.prepared.pairs(_tables(context, f"{CANDIDATES}*.parquet"))
+
+
+def _tables(context: Context, pattern: str) -> Any:
     import pyarrow.dataset as ds
 
-    return ds.dataset(sorted(str(p) for p in context.folder("recommend").glob("part-*.parquet"))).to_table()
+    return ds.dataset(sorted(str(p) for p in context.folder("recommend").glob(pattern))).to_table()
 
 
 STAGE = Stage(
@@ -148,5 +177,5 @@ STAGE = Stage(
     config=lambda e: {"recommend": e.recommend, "index_width": e.index.width, "row_tokens": e.encoder.row_tokens},
     inputs=("prepare", "assistant", "index"),
     run=run,
-    published=lambda folder: sorted(folder.glob("part-*.parquet")),
+    published=lambda folder: sorted(folder.glob("*.parquet")),
 )

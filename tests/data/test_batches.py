@@ -3,8 +3,10 @@
 import numpy as np
 import pytest
 
-from distill.data.item_batches import ItemBatches, Quota, join_signals
+from distill.data.item_batches import ItemBatches, Quota
+from distill.data.packing import fitting_rows
 from distill.data.pair_batches import pack_pairs, plan_pairs
+from distill.data.pair_pool import join_signals
 from distill.data.ragged import Ragged
 from distill.data.stream import epoch_order, stream_steps
 
@@ -39,53 +41,110 @@ def test_no_pair_at_all_is_an_error():
         join_signals(teacher=None, searched=None, clicked=(empty, empty), keyphrases=5, exclude=empty)
 
 
-def batches(**changes) -> ItemBatches:
+def click_pool():
     rng = np.random.default_rng(0)
     item, keyphrase = rng.integers(0, 40, 600), rng.integers(0, 80, 600)
     clicked = rng.random(600) < 0.2
-    joined = join_signals(
+    return join_signals(
         teacher=(item, keyphrase, rng.normal(size=600)),
         searched=(item[:300], keyphrase[:300], (rng.random(300) < 0.5).astype(float)),
         clicked=(item[clicked], keyphrase[clicked]),
         keyphrases=80,
         exclude=np.zeros(0, np.int64),
     )
+
+
+def batches(**changes) -> ItemBatches:
     settings: dict = {"batch_items": 8, "topic_items": 2, "quota": Quota(5, 2, 1), "row_tokens": 32, "shards": 4}
     settings |= {"steps": 20, "seed": 3} | changes
-    return ItemBatches(joined, texts(40, 4, 20, 1), texts(80, 2, 8, 2), **settings)
+    return ItemBatches(click_pool(), texts(40, 4, 20, 1), texts(80, 2, 8, 2), **settings)
 
 
 def test_a_batch_is_a_pure_function_of_the_step_and_every_batch_has_one_shape():
     first, again = batches(), batches()
     shapes = set()
-    for step in (0, 7, 19):
+    for step in (19, 0, 7):
         a, b = first.build(step), again.build(step)
-        for x, y in zip((*a.items, *a.keyphrases, *a[2:]), (*b.items, *b.keyphrases, *b[2:])):
+        for x, y in zip((*a.texts, *a[1:]), (*b.texts, *b[1:])):
             np.testing.assert_array_equal(x, y)
-        shapes.add(tuple(x.shape for x in (*a.items, *a.keyphrases, *a[2:])))
-        assert a.items.tokens.shape[0] % 4 == 0 and a.keyphrases.tokens.shape[0] % 4 == 0
+        shapes.add(tuple(x.shape for x in (*a.texts[:4], *a[1:])))
+        assert a.texts.tokens.shape[0] % 4 == 0
     assert len(shapes) == 1
     assert not np.array_equal(first.build(0).candidates, first.build(1).candidates)
 
 
 def test_a_keyphrase_is_encoded_once_however_often_it_stands_in_the_batch():
     batch = batches().build(2)
-    used = batch.keyphrases.slots[batch.keyphrases.slots >= 0]
+    used = batch.keyphrase_slots[batch.keyphrase_slots >= 0]
     assert len(set(used.tolist())) == len(used)
     counts = np.bincount(batch.candidates[batch.candidates >= 0])
     assert counts.max() > 1  # the data repeats keyphrases, the encodings do not
-    assert (batch.keyphrases.segments > 0).sum() < 8 * (batch.candidates >= 0).sum()
+    assert len(used) < batch.pairs
 
 
-def test_clicked_columns_are_marked_for_every_item_that_clicked_them():
-    batch = batches().build(1)
-    assert batch.drawn_by_click.any()
-    assert (batch.clicked.any(axis=0) | ~batch.drawn_by_click).all()
+def test_every_click_on_a_target_is_a_positive_whoever_drew_it():
+    data, joined = batches(), click_pool()
+    shared = 0
+    for step in range(5):
+        batch, (items, keyphrases) = data.build(step), data.ids(step)
+        targets = [keyphrases[u] for u in batch.targets if u >= 0]
+        assert len(targets) == len(set(targets)) > 0
+        for row, item in enumerate(items):
+            clicked = joined.keyphrase[(np.repeat(joined.items, np.diff(joined.bounds)) == item) & joined.clicked]
+            positives = [targets[t] for t in batch.positives[row] if t >= 0]
+            assert sorted(positives) == sorted(set(clicked) & set(targets))
+            drawn = {keyphrases[u] for u in batch.candidates[row] if u >= 0}
+            shared += len(set(positives) - drawn)
+        assert set(targets) <= set(joined.keyphrase[joined.clicked])
+    assert shared  # positives that only other items drew are among them
+
+
+def test_no_text_is_left_out_and_the_rows_are_full():
+    data = batches(steps=200, shards=1, batch_items=12)
+    for step in range(200):
+        batch, (items, keyphrases) = data.build(step), data.ids(step)
+        assert (batch.texts.slots >= 0).all() and len(batch.texts.slots) == len(items) + len(keyphrases)
+        assert (batch.item_slots >= 0).sum() == len(items) and (batch.keyphrase_slots >= 0).sum() == len(keyphrases)
+    assert data.real_token_share >= 0.93
+    assert data.items_per_step == pytest.approx(12, rel=0.1)
+
+
+def test_an_epoch_visits_every_item_once():
+    data = batches(steps=30, topic_items=4)
+    seen = np.concatenate([data.ids(step)[0] for step in range(30)])
+    items = len(set(seen.tolist()))
+    for epoch in range(len(seen) // items):
+        assert len(set(seen[epoch * items : (epoch + 1) * items].tolist())) == items
+
+
+def test_quotas_are_kept_and_the_scarcest_signal_is_drawn_first():
+    data, joined = batches(), click_pool()
+    batch, (items, keyphrases) = data.build(4), data.ids(4)
+    for row, item in enumerate(items):
+        span = slice(*joined.bounds[np.searchsorted(joined.items, item) + np.arange(2)])
+        drawn = [keyphrases[u] for u in batch.candidates[row] if u >= 0]
+        assert len(drawn) == len(set(drawn)) and set(drawn) <= set(joined.keyphrase[span])
+        clicked = joined.keyphrase[span][joined.clicked[span]]
+        assert len(set(drawn) & set(clicked)) >= min(1, len(clicked))
+        values = dict(zip(joined.keyphrase[span], joined.teacher[span]))
+        found = batch.teacher[row][batch.candidates[row] >= 0]
+        np.testing.assert_array_equal(found, np.float32([values[k] for k in drawn]))
+
+
+def test_devices_and_chunks_share_a_batch_evenly():
+    plain, even = batches(batch_items=30, shards=8), batches(batch_items=30, shards=8, chunk_rows=8)
+    for data in (plain, even):
+        batch, (items, _) = data.build(0), data.ids(0)
+        lengths = (batch.candidates, batch.positives, batch.targets, batch.keyphrase_slots, batch.texts.tokens)
+        assert all(len(array) % 8 == 0 for array in (batch.item_slots, *lengths))
+        assert (batch.item_slots[len(items) :] == -1).all() and (batch.candidates[len(items) :] == -1).all()
+    assert fitting_rows(17, 8, 8) == 24 and fitting_rows(17, 8, 16) == 32 and fitting_rows(17, 8, 0) == 24
+    assert fitting_rows(0, 4, 8) == 4
 
 
 def test_a_task_without_a_quota_draws_nothing():
     batch = batches(quota=Quota(5, 0, 0)).build(0)
-    assert not batch.drawn_by_click.any()
+    assert (batch.targets == -1).all() and (batch.positives == -1).all()
     assert np.isfinite(batch.teacher[batch.candidates >= 0]).all()
 
 

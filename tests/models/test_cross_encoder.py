@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from distill.models import cross_encoder
 from distill.models.cross_encoder import init_cross_encoder
 from distill.models.encoder import init_encoder
 from tests.models.helpers import TINY, pack_rows, random_texts, scaled, score
@@ -23,6 +24,22 @@ def test_packed_scores_equal_scores_alone_and_padding_is_zero():
     assert not np.allclose(out, score(TINY, params, untyped, slots, per_row), atol=1e-3)
 
 
+def test_scores_and_gradients_in_chunks_equal_those_at_once():
+    shallow = dataclasses.replace(TINY, layers=1)
+    texts = random_texts((6, 9, 5, 8, 7))
+    params = scaled(init_cross_encoder(shallow, 0))
+    packed, slots, per_row = pack_rows([texts[:2], texts[2:3], texts[3:], [], []], 16)
+
+    def gradients(chunk_rows):
+        def loss(params):
+            out = cross_encoder.score(shallow, params, packed, slots, per_row, chunk_rows=chunk_rows)
+            return jnp.square(out).sum(), out
+
+        return jax.jit(jax.grad(loss, has_aux=True))(params)
+
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), gradients(2), gradients(0))
+
+
 def test_padding_slots_have_no_gradient():
     shallow = dataclasses.replace(TINY, layers=1)
     params = init_cross_encoder(shallow, 0)
@@ -34,7 +51,7 @@ def test_padding_slots_have_no_gradient():
 def test_a_given_encoder_and_pooler_are_kept():
     encoder = init_encoder(TINY, 5)
     pooler = {"kernel": jnp.eye(TINY.width), "bias": jnp.zeros(TINY.width)}
-    params = init_cross_encoder(TINY, 0, encoder, pooler)
+    params = init_cross_encoder(TINY, 0, {"encoder": encoder, "pooler": pooler})
     assert params["encoder"] is encoder and params["pooler"] is pooler
     fresh = init_cross_encoder(TINY, 0)
     assert np.array_equal(fresh["classifier"]["kernel"], params["classifier"]["kernel"])

@@ -12,9 +12,13 @@ import pytest
 
 from distill.artifacts import read_manifest
 from distill.models.storage import load_params
+from distill.reporting import Silent
 from distill.stages import ORDER
-from distill.stages.base import FOLDERS
+from distill.stages.base import FOLDERS, Context
+from distill.stages.candidates import dense_candidates, lexical_candidates
+from distill.stages.recommend import FATES
 from tests.stages.small import ROOT, command, environment, run
+from tests.stages.small_config import get_config
 
 
 @pytest.fixture(scope="module")
@@ -90,6 +94,21 @@ def test_recommendations_keep_the_rules(finished):
     assert all(r == list(range(1, len(r) + 1)) for r in ranks.values())
 
 
+def test_every_candidate_has_a_fate_and_the_kept_ones_are_the_recommendations(finished):
+    workdir, _ = finished
+    folder = workdir / "recommendations"
+    candidates = pq.read_table(sorted(folder.glob("candidates-*.parquet"))).to_pylist()
+    kept = [(row["item_id"], row["keyphrase"]) for row in candidates if row["fate"] == "kept"]
+    table = pq.read_table(sorted(folder.glob("part-*.parquet"))).to_pylist()
+    assert kept == [(row["item_id"], row["keyphrase"]) for row in table]
+    manifest = read_manifest(folder)
+    assert manifest is not None
+    assert manifest["counts"]["candidates"] == len(candidates)
+    assert sum(manifest["counts"][fate] for fate in FATES) == len(candidates)
+    blocked = set(pq.read_table(workdir / "data" / "blocklist.parquet")["keyphrase"].to_pylist())
+    assert all(row["fate"] == "blocked" for row in candidates if row["keyphrase"] in blocked)
+
+
 def test_no_training_artifact_holds_a_human_query_or_a_held_out_item(finished):
     workdir, _ = finished
     human = set(pq.read_table(workdir / "data" / "human.parquet")["keyphrase"].to_pylist())
@@ -125,20 +144,32 @@ def test_a_changed_setting_runs_what_depends_on_it_alone(finished):
     assert "evaluate: complete, nothing to do" in skipped.stderr
 
 
-@pytest.mark.parametrize("stage", ["assistant", "score", "student", "recommend"])
+CHECKPOINT = "training/checkpoints/*/_CHECKPOINT_METADATA"
+HALF_DONE = {
+    "prepare": "items.parquet",
+    "judge": "judgements.parquet",
+    "assistant": CHECKPOINT,
+    "score": "part-*.parquet",
+    "student": CHECKPOINT,
+    "index": "items.npy",
+    "recommend": "started.json",
+    "evaluate": "metrics.json",
+    "export": "huggingface/*/*",
+}
+
+
+@pytest.mark.parametrize("stage", ORDER)
 def test_a_killed_stage_ends_in_the_same_artifacts(finished, tmp_path, stage):
-    """SIGKILL as soon as the stage has left something behind, then the same command again."""
+    """SIGKILL as soon as the stage has left half of its work behind, then the same command again."""
     workdir, _ = finished
     copy = tmp_path / "copy"
     subprocess.run(["cp", "-r", str(workdir), str(copy)], check=True)
     folder = copy / FOLDERS[stage]
     subprocess.run(["rm", "-rf", str(folder)], check=True)
-    checkpoint = "training/checkpoints/*/_CHECKPOINT_METADATA"
-    signs = {"assistant": checkpoint, "student": checkpoint, "score": "part-*.parquet", "recommend": "started.json"}
     process = subprocess.Popen(command(stage, copy), cwd=ROOT, env=environment(), stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 300
-    while not list(folder.glob(signs[stage])) and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.01)
+    while not list(folder.glob(HALF_DONE[stage])) and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.002)
     process.send_signal(signal.SIGKILL)
     process.wait()
     finished_first = (folder / "manifest.json").exists()
@@ -155,6 +186,14 @@ def test_the_student_of_another_seed_differs(finished, tmp_path):
     arm = load_params(workdir / "arms" / "student_clicks" / "student" / "model" / "params.safetensors")
     token = first["encoder"]["embeddings"]["token"]["embedding"]
     assert not np.array_equal(token, arm["encoder"]["embeddings"]["token"]["embedding"])
+
+
+@pytest.mark.parametrize("source", [lexical_candidates, dense_candidates])
+def test_a_source_without_a_share_gives_no_candidates(finished, source):
+    context = Context(get_config(), finished[0], Silent())
+    items = np.arange(5)
+    assert source(context, items, 0).shape == (5, 0)
+    assert (source(context, items, 3) >= 0).any()
 
 
 @pytest.mark.parametrize(
