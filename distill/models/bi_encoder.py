@@ -5,11 +5,14 @@ Parameters are `{'encoder': …}`, as of `distill.models.encoder.init_encoder`.
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
 from distill.models.encoder import EncoderSpec, PackedTokens, Params, encode, init_encoder
 from distill.models.pooling import pool, take_slots
+from distill.parallel.chunks import map_rows
 
 
 def init_bi_encoder(spec: EncoderSpec, seed: int) -> Params:
@@ -37,25 +40,33 @@ def embed(
     spec: EncoderSpec,
     params: Params,
     packed: PackedTokens,
-    slots: jax.Array,
+    slots: Any,
     max_texts_per_row: int,
     width: int | None = None,
     dropout_key: jax.Array | None = None,
-) -> jax.Array:
+    chunk_rows: int = 0,
+) -> Any:
     """Unit embeddings of packed texts.
 
     Args:
       spec: static.
       params: `{'encoder': …}`.
       packed: int32 [R, L] fields.
-      slots: int32 [N], row * S + (segment - 1); negative is padding.
+      slots: int32 [N], row * S + (segment - 1); negative is padding. Or a tree of such arrays.
       max_texts_per_row: S; static.
       width: a Matryoshka prefix; None is the full width D. Static.
       dropout_key: turns dropout on.
+      chunk_rows: rows that are encoded at a time, whose activations are all that is ever held (`map_rows`); 0 is all
+        R. Static. Dropout draws differ with it, nothing else does.
 
     Returns:
-      float32 [N, width or D]; zeros where the slot is negative.
+      float32 [N, width or D], or a tree like `slots`; zeros where the slot is negative.
     """
-    hidden = encode(spec, params["encoder"], packed, dropout_key=dropout_key)
-    pooled = take_slots(pool(hidden, packed, max_texts_per_row, "mean"), slots)
-    return normalise(pooled) if width is None else prefix(pooled, width)
+
+    def pooled_rows(rows: PackedTokens, key: jax.Array | None) -> jax.Array:
+        hidden = encode(spec, params["encoder"], rows, dropout_key=key)
+        return pool(hidden, rows, max_texts_per_row, "mean")
+
+    pooled = map_rows(pooled_rows, packed, chunk_rows, dropout_key)
+    vectors = jax.tree.map(lambda wanted: take_slots(pooled, wanted), slots)
+    return jax.tree.map(normalise if width is None else lambda taken: prefix(taken, width), vectors)

@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
-import math
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 
+from distill.config import TrainingConfig
 from distill.reporting import Reporter
 from distill.train.checkpoint import Checkpoints
+from distill.train.divergence import FirstBadStep, TrainingDiverged, require_finite
+from distill.train.preemption import Preempted, PreemptionNotice
+from distill.train.profiling import StepTrace
 from distill.train.state import TrainState
+from distill.train.throughput import Batch, Throughput
 from distill.train.writers import MetricWriter
 
-
-class TrainingDiverged(RuntimeError):
-    """The loss became NaN or infinite."""
+LOG_STEPS = 50  # at most, between two looks at the device's scalars
+TRACED = (4, 7)  # steps of the trace, counted from where the run starts: past compiling and the first allocations
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,6 +32,7 @@ class Fit:
     best_metric: float
     steps: int
     examples_per_second: float
+    tokens_per_second: float  # real ones
 
 
 def fit(
@@ -37,63 +40,113 @@ def fit(
     name: str,
     state: TrainState,
     step_fn: Callable[[TrainState, Any], tuple[TrainState, dict[str, jax.Array]]],
-    batches: Callable[[int], Iterator[tuple[Any, int]]],
+    batches: Callable[[int], Iterator[Batch]],
+    batch_ids: Callable[[int], Mapping[str, Sequence[str]]],
     steps: int,
     validate: Callable[[Any], dict[str, float]],
     metric: str,
     validations: int,
     directory: Path,
     reporter: Reporter,
+    training: TrainingConfig,
+    profile: bool = False,
 ) -> Fit:
-    """Trains to `steps`, resuming from the newest checkpoint under `directory`.
+    """Trains to `steps`, resuming from the newest sound checkpoint under `directory`.
 
-    `batches(start)` yields (device batch, number of examples) from step `start` on; it must be a pure function of the
-    step. `validate(params)` runs at `validations` evenly spaced steps and last of all; each result is saved with a
-    checkpoint and `metric` of it (higher is better) picks the parameters that are returned.
+    `batches(start)` yields the batches of steps `start` + 1 on and must be a pure function of the step; `batch_ids(i)`
+    says what the batch of step i + 1 holds, kind → ids, and is asked only when that step failed. `step_fn` returns at
+    least the scalars `loss` and `gradient_norm`. `validate(params)` runs at `validations` evenly spaced steps and last
+    of all; each result is saved with a checkpoint and `metric` of it (higher is better) picks the parameters that are
+    returned. With `profile`, a few steps are traced into `directory`/profile.
 
-    Raises TrainingDiverged when the loss is not finite; the last good checkpoint stays.
+    Killed or stopped at any moment and called again, it ends in the same parameters, bit for bit, on the same devices.
+
+    Raises:
+      TrainingDiverged: a loss or gradient was not finite; the checkpoint before it stays.
+      Preempted: SIGTERM came; what was reached is saved.
     """
-    checkpoints = Checkpoints(directory / "checkpoints", metric)
-    like = state
-    state = checkpoints.restore_latest(like) or state
-    start = int(state.step)
+    checkpoints = Checkpoints(
+        directory / "checkpoints",
+        state,
+        metric=metric,
+        reporter=reporter,
+        keep_last=training.keep_last,
+        keep_best=training.keep_best,
+    )
+    restored = checkpoints.restore_latest()
+    state = restored.state if restored else state
+    start = restored.step if restored else 0
     if start:
         reporter.line(f"{name}: resumed at step {start} of {steps}")
     writer = MetricWriter(directory, start)
     stops = {round(steps * (i + 1) / validations) for i in range(validations)} | {steps}
-    examples, clock, compiled, shown = 0, time.perf_counter(), False, start
+    every = max(1, min(LOG_STEPS, steps // 100))
+    speed = Throughput(sorted(state.step.sharding.device_set, key=lambda device: device.id))
+    seen = FirstBadStep.starting_at(state.step)
+    trace = StepTrace(directory / "profile" if profile else None, *(min(start + n, steps) for n in TRACED))
+
+    def validated(step: int, state: TrainState) -> None:
+        with speed.pause():
+            figures = validate(state.params)
+            writer.write(step, {f"valid/{key}": value for key, value in figures.items()})
+            checkpoints.save(state, figures)
+
     try:
-        with reporter.progress(name, steps, start) as advance:
-            stream = batches(start)
+        with PreemptionNotice() as notice, reporter.progress(name, steps, start) as advance:
+            if start in stops and restored and not restored.metrics:  # stopped just before this validation
+                validated(start, state)
+            stream, running, shown = batches(start), None, start
             for step in range(start + 1, steps + 1):
-                batch, count = next(stream)
-                state, scalars = step_fn(state, batch)
-                if not compiled:  # the first step's compilation is not training speed
-                    jax.block_until_ready(scalars["loss"])
-                    examples, clock, compiled = 0, time.perf_counter(), True
-                else:
-                    examples += count
-                if step % max(1, steps // 100) == 0 or step in stops:
+                trace.before(step)
+                with jax.profiler.StepTraceAnnotation(name, step_num=step):
+                    batch = speed.next(stream, running)
+                    state, scalars = step_fn(state, batch.arrays)
+                    seen, running = seen.after(scalars["loss"], scalars["gradient_norm"]), scalars["loss"]
+                speed.count(batch)
+                if step == start + 1:
+                    jax.block_until_ready(running)
+                    speed.restart()
+                leave = notice.reached(step)
+                save = step % training.checkpoint_steps == 0
+                if step % every == 0 or step in stops or save or leave:
+                    require_finite(
+                        seen,
+                        name=name,
+                        batch_ids=batch_ids,
+                        directory=directory,
+                        checkpoint_step=checkpoints.latest_step,
+                    )
                     values = {key: float(value) for key, value in scalars.items()}
-                    if not math.isfinite(values["loss"]):
-                        raise TrainingDiverged(
-                            f"{name}: loss is {values['loss']} at step {step}; the last good checkpoint is in "
-                            f"{directory / 'checkpoints'}. Lower the learning rate or the clip norm"
-                        )
-                    writer.write(step, values)
-                    rate = examples / max(time.perf_counter() - clock, 1e-9)
-                    advance(step - shown, loss=values["loss"], examples_per_second=rate)
+                    writer.write(step, values | speed.figures())
+                    advance(step - shown, loss=values["loss"], examples_per_second=speed.examples_per_second)
                     shown = step
+                if leave:
+                    checkpoints.save(state)
+                    checkpoints.wait()
+                    raise Preempted(
+                        f"{name}: asked to stop by SIGTERM; saved step {step} of {steps}. "
+                        f"The same command continues from there"
+                    )
                 if step in stops:
-                    pause = time.perf_counter()
-                    figures = validate(state.params)
-                    writer.write(step, {f"valid/{key}": value for key, value in figures.items()})
-                    checkpoints.save(step, state, figures)
-                    clock += time.perf_counter() - pause
-        speed = examples / max(time.perf_counter() - clock, 1e-9)
-        best_step, best = checkpoints.restore_best(like)
-        best_metric = checkpoints.metric_at(best_step)
+                    validated(step, state)
+                elif save:
+                    with speed.pause():
+                        checkpoints.save(state)
+                if trace.after(step, running):
+                    reporter.line(f"{name}: a trace is in {directory / 'profile'}; tensorboard --logdir shows it")
+        best = checkpoints.restore_best()
     finally:
+        trace.close()
         writer.close()
         checkpoints.close()
-    return Fit(best.params, best_step, best_metric, steps, speed)
+    return Fit(
+        best.state.params,
+        best.step,
+        float(best.metrics[metric]),
+        steps,
+        speed.examples_per_second,
+        speed.tokens_per_second,
+    )
+
+
+__all__ = ["Batch", "Fit", "Preempted", "TrainingDiverged", "fit"]

@@ -12,15 +12,17 @@ import jax
 import jax.numpy as jnp
 
 from distill.config import AssistantConfig, DistillLoss, StudentConfig
-from distill.losses.contrastive import info_nce
+from distill.losses.contrastive import in_batch_info_nce
 from distill.losses.correlation import cosent_loss, global_pearson_loss, pearson_loss
 from distill.losses.matryoshka import matryoshka
 from distill.losses.pairwise import margin_mse
 from distill.losses.pointwise import mse, ordinal_cross_entropy, soft_cross_entropy
+from distill.parallel.chunks import map_rows, rows_at_once
 from distill.train.step import LossFn
 
-# (parameters, packed rows, slots [N], dropout key or None) → [N] logits or [N, D] unit embeddings
-ApplyFn = Callable[[Any, Any, jax.Array, jax.Array | None], jax.Array]
+# (parameters, packed rows, slots [N], dropout key or None) → [N] logits, or [N, D] unit embeddings
+# for each of several slots
+ApplyFn = Callable[[Any, Any, Any, jax.Array | None], Any]
 
 
 def assistant_extras(config: AssistantConfig) -> dict[str, Any]:
@@ -71,33 +73,46 @@ def distill_terms(cosines: jax.Array, teacher: jax.Array, config: DistillLoss) -
     return {name: term() for name, term in terms.items() if getattr(config, name) > 0}
 
 
-def make_student_loss(embed_items: ApplyFn, embed_keyphrases: ApplyFn, config: StudentConfig) -> LossFn:
+def pair_cosines(items: jax.Array, keyphrases: jax.Array, candidates: jax.Array) -> jax.Array:
+    """[B, D], [U, D] and indices [B, K] into U → cosines [B, K]; where an index is negative they mean nothing.
+
+    For some items at a time, so that no [B, K, D] is held.
+    """
+
+    def cosines(rows: tuple[jax.Array, jax.Array], _: None) -> jax.Array:
+        items, candidates = rows
+        return jnp.einsum("bd,bkd->bk", items, keyphrases[jnp.maximum(candidates, 0)])
+
+    return map_rows(cosines, (items, candidates), rows_at_once(candidates.shape[1] * items.shape[1]))
+
+
+def make_student_loss(embed: ApplyFn, config: StudentConfig) -> LossFn:
     """Weighted sum of the enabled tasks, each at every Matryoshka prefix, over one encoding of the batch.
 
-    The batch is `distill.data.item_batches.ItemBatch` as a dict: B items, U distinct keyphrases, K pairs an item.
-    Clicks: each clicked keyphrase against those drawn by other items' clicks; an item's other clicked keyphrases are
-    masked. Search relevance: cross-entropy of the engine's verdict. Distillation: `distill_terms`.
+    The batch is `distill.data.item_batches.ItemBatch` as a dict, its texts as `rows`: B items, U distinct keyphrases, K
+    pairs an item.
+    Clicks: each clicked keyphrase against those drawn by other items' clicks, wherever in the batch (and so on whatever
+    device) they are; an item's other clicked keyphrases are masked. Search relevance: cross-entropy of the engine's
+    verdict. Distillation: `distill_terms`.
     """
     tasks = config.tasks
 
     def loss(params: Any, batch: Any, key: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
-        item_key, keyphrase_key = jax.random.split(key) if config.dropout else (None, None)
-        items = embed_items(params, batch["items"], batch["item_slots"], item_key)
-        keyphrases = embed_keyphrases(params, batch["keyphrases"], batch["keyphrase_slots"], keyphrase_key)
-        candidates = batch["candidates"]
+        slots = batch["item_slots"], batch["keyphrase_slots"]
+        items, keyphrases = embed(params, batch["rows"], slots, key if config.dropout else None)
         scalars: dict[str, jax.Array] = {}
 
         def at_width(items: jax.Array, keyphrases: jax.Array) -> jax.Array:
             parts: dict[str, jax.Array] = {}
             if tasks.distill > 0 or tasks.search_relevance > 0:
-                cosines = jnp.einsum("bd,bkd->bk", items, keyphrases[jnp.maximum(candidates, 0)])
+                cosines = pair_cosines(items, keyphrases, batch["candidates"])
             if tasks.clicks > 0:
-                clicked, targets = batch["clicked"], batch["drawn_by_click"]
-                parts["clicks"] = info_nce(
+                targets = batch["targets"]
+                parts["clicks"] = in_batch_info_nce(
                     items,
-                    keyphrases,
-                    positives=clicked & targets,
-                    negatives_allowed=targets & ~clicked,
+                    keyphrases[jnp.maximum(targets, 0)],
+                    positives=batch["positives"],
+                    where=targets >= 0,
                     temperature=config.temperature,
                 )
             if tasks.search_relevance > 0:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
+import numpy as np
 import optax
 
+from distill.parallel.mesh import place, replicated
 from distill.parallel.partition import tree_shardings
 
 
@@ -22,11 +23,10 @@ class TrainState(NamedTuple):
 def create_state(params: Any, optimizer: optax.GradientTransformation, mesh: jax.sharding.Mesh) -> TrainState:
     """A state at step 0, sharded over `mesh` by the partition rules; the optimiser's moments as their parameters."""
     # A copy of its own: the step donates its state, and the caller may still hold the parameters.
-    params = jax.device_put(jax.tree.map(lambda leaf: jnp.array(leaf, copy=True), params), tree_shardings(mesh, params))
+    params = jax.tree.map(lambda leaf, to: place(np.array(leaf), to), params, tree_shardings(mesh, params))
     abstract = jax.eval_shape(optimizer.init, params)
     opt_state = jax.jit(optimizer.init, out_shardings=tree_shardings(mesh, abstract))(params)
-    step = jax.device_put(jnp.zeros((), jnp.int32), jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec()))
-    return TrainState(step, params, opt_state)
+    return TrainState(place(np.int32(0), replicated(mesh)), params, opt_state)
 
 
 def abstract_state(state: TrainState) -> TrainState:

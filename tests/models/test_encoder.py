@@ -2,6 +2,7 @@ import dataclasses
 import functools
 
 import jax
+import jax.extend
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -118,10 +119,72 @@ def test_bfloat16_is_close_to_float32(params, packed):
     np.testing.assert_allclose(out, embed(TINY, small, fields, slots, per_row), atol=2e-2)
 
 
-def test_remat_changes_no_gradient(params, packed):
+@pytest.mark.parametrize("remat", ["layer", "dots"])
+def test_remat_changes_no_gradient(params, packed, remat):
     _, plain = outputs_and_gradients(TINY, params, *packed)
-    _, remat = outputs_and_gradients(dataclasses.replace(TINY, remat=True), params, *packed)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), plain, remat)
+    _, again = outputs_and_gradients(dataclasses.replace(TINY, remat=remat), params, *packed)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), plain, again)
+
+
+def test_remat_keeps_less():
+    fields = encoder.PackedTokens(*np.ones((4, 8, 128), np.int32))
+    abstract = jax.eval_shape(lambda: init_encoder(TINY, 0))
+
+    def kept(remat):
+        spec = dataclasses.replace(TINY, remat=remat)
+        backward = jax.eval_shape(lambda p: jax.vjp(lambda p: encoder.encode(spec, p, fields), p)[1], abstract)
+        return sum(leaf.size for leaf in jax.tree.leaves(backward))
+
+    tokens, weights = 8 * 128, sum(leaf.size for leaf in jax.tree.leaves(abstract))
+    attention = TINY.layers * 8 * TINY.heads * 128 * 128
+    assert kept("layer") < kept("dots") < kept("none") - attention
+    products = TINY.layers * tokens * (5 * TINY.width + TINY.mlp_width)
+    assert kept("dots") - kept("layer") <= products + weights
+
+
+def test_attention_equals_that_of_jax(packed):
+    segments = jnp.asarray(packed[0].segments)
+    same_text = (segments[:, :, None] == segments[:, None, :]) & (segments[:, None, :] > 0)
+    heads = jax.random.normal(jax.random.key(0), (3, *segments.shape, 4, 8))
+
+    def gradients(function):
+        def loss(heads):
+            out = function(heads[0] / 8**0.5, *heads[1:])
+            return (jnp.square(out) * (segments > 0)[:, :, None, None]).sum(), out
+
+        return jax.jit(jax.grad(loss, has_aux=True))(heads)
+
+    def oracle(query, key, value):
+        return jax.nn.dot_product_attention(query, key, value, mask=same_text[:, None], scale=1.0)
+
+    ours, theirs = gradients(lambda *parts: encoder.attend(*parts, same_text)), gradients(oracle)
+    real = np.asarray(segments) > 0
+    np.testing.assert_allclose(ours[1][real], theirs[1][real], atol=1e-5)
+    np.testing.assert_allclose(ours[0], theirs[0], atol=1e-5)
+
+
+def equations(jaxpr):
+    for equation in jaxpr.eqns:
+        yield equation
+        for inner in jax.extend.core.jaxprs_in_params(equation.params):
+            yield from equations(inner)
+
+
+def test_in_bfloat16_only_products_and_activations_are_not_float32(params, packed):
+    spec = dataclasses.replace(TINY, compute_dtype="bfloat16")
+    fields, slots, per_row = packed
+    gradient = jax.value_and_grad(lambda p: embed(spec, p, fields, slots, per_row).sum())
+    seen = {}
+    for equation in equations(jax.make_jaxpr(gradient)(params).jaxpr):
+        for variable in equation.invars:
+            if jnp.issubdtype(variable.aval.dtype, jnp.floating):
+                seen.setdefault(equation.primitive.name, set()).add(str(variable.aval.dtype))
+    assert "bfloat16" in seen["dot_general"]
+    # Softmax, layer norm, pooling, unit vectors, and the gradients of biases and scales.
+    for name in ("reduce_sum", "reduce_max", "rsqrt"):
+        assert seen[name] == {"float32"}, name
+    grads = jax.jit(gradient)(params)[1]
+    assert {leaf.dtype for leaf in jax.tree.leaves(grads)} == {jnp.dtype("float32")}
 
 
 def test_one_compilation_per_shape(params, packed):
@@ -139,7 +202,16 @@ def test_one_compilation_per_shape(params, packed):
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("heads", 5), ("layers", 0), ("activation", "relu"), ("compute_dtype", "float16"), ("dropout", 1.0)],
+    [
+        ("heads", 5),
+        ("layers", 0),
+        ("activation", "relu"),
+        ("compute_dtype", "float16"),
+        ("dropout", 1.0),
+        ("remat", True),
+        ("attention", "flash"),
+        ("attention", "cudnn"),
+    ],
 )
 def test_a_spec_that_cannot_work_names_the_field(field, value):
     with pytest.raises(ValueError, match=field):

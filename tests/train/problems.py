@@ -2,14 +2,28 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
 import numpy as np
 
-from distill.config import StudentConfig, TaskWeights
-from distill.data.item_batches import ItemBatches, Quota, join_signals
+from distill.config import OptimizerConfig, ParallelConfig, StudentConfig, TaskWeights, TrainingConfig
+from distill.data.item_batches import ItemBatches, Quota
+from distill.data.pair_pool import join_signals
 from distill.data.ragged import Ragged
 from distill.models import bi_encoder
 from distill.models.encoder import EncoderSpec
+from distill.parallel.mesh import make_mesh, to_global
+from distill.reporting import Reporter, Silent
+from distill.stages.student import ROW_FIELDS, batch_arrays
+from distill.train.loop import Batch, Fit, fit
 from distill.train.objectives import make_student_loss, student_extras
+from distill.train.optimizer import make_optimizer
+from distill.train.state import TrainState, create_state
+from distill.train.step import compile_step
 
 SPEC = EncoderSpec(vocab_size=64, layers=1, width=16, heads=2, mlp_width=32, max_positions=32, dropout=0.1)
 
@@ -59,9 +73,78 @@ def params() -> dict:
 
 
 def loss_fn(data: ItemBatches, settings: StudentConfig):
-    def embedder(texts_per_row: int):
-        return lambda params, rows, slots, key: bi_encoder.embed(
-            SPEC, params, rows, slots, texts_per_row, dropout_key=key
-        )
+    def embed(params, rows, slots, key):
+        return bi_encoder.embed(SPEC, params, rows, slots, data.budget.texts_per_row, dropout_key=key)
 
-    return make_student_loss(embedder(data.item_texts_per_row), embedder(data.keyphrase_texts_per_row), settings)
+    return make_student_loss(embed, settings)
+
+
+class Lines(Silent):
+    """A reporter that keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def line(self, text: str) -> None:
+        self.lines.append(text)
+
+
+def one_device() -> jax.sharding.Mesh:
+    return make_mesh(ParallelConfig(), devices=jax.devices()[:1])
+
+
+def fresh_state(mesh: jax.sharding.Mesh, steps: int) -> TrainState:
+    return create_state(params(), make_optimizer(OptimizerConfig(learning_rate=1e-2), steps), mesh)
+
+
+@functools.lru_cache
+def compiled(mesh: jax.sharding.Mesh, steps: int) -> Callable[..., Any]:
+    """The step of `train`; compiled once for all tests of a process, for that is what takes long."""
+    small = loss_fn(batches(steps), config())
+
+    def loss(params: Any, batch: Any, key: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
+        value, scalars = small(params, batch, key)
+        return value * batch["factor"], scalars
+
+    return compile_step(fresh_state(mesh, steps), loss, make_optimizer(OptimizerConfig(learning_rate=1e-2), steps), 0)
+
+
+def train(
+    directory: Path,
+    steps: int,
+    *,
+    mesh: jax.sharding.Mesh | None = None,
+    validate: Callable[[Any], dict[str, float]] = lambda params: {"quality": 0.5},
+    validations: int = 4,
+    training: TrainingConfig | None = None,
+    reporter: Reporter | None = None,
+    before: Callable[[int], None] = lambda step: None,
+    poisoned: int | None = None,
+    profile: bool = False,
+) -> Fit:
+    """Fits the small student. `before(step)` is called ahead of each batch; that of step `poisoned` gives NaN."""
+    mesh, data = mesh or one_device(), batches(steps)
+
+    def stream(start: int) -> Iterator[Batch]:
+        for index in range(start, steps):
+            before(index + 1)
+            batch = data.build(index)
+            factor = np.float32("nan" if index + 1 == poisoned else 1)
+            arrays = to_global(mesh, batch_arrays(batch) | {"factor": factor}, ROW_FIELDS)
+            yield Batch(arrays, batch.pairs, batch.tokens)
+
+    return fit(
+        name="test",
+        state=fresh_state(mesh, steps),
+        step_fn=compiled(mesh, steps),
+        batches=stream,
+        batch_ids=lambda index: {"item_id": [f"item {i}" for i in data.ids(index)[0]]},
+        steps=steps,
+        validate=validate,
+        metric="quality",
+        validations=validations,
+        directory=directory,
+        reporter=reporter or Silent(),
+        training=training or TrainingConfig(),
+        profile=profile,
+    )

@@ -1,19 +1,21 @@
-"""A run that is cut off and started again ends in the same parameters; the best validation is kept."""
+"""A run that is cut off and started again ends in the same parameters; the best validation is kept; NaN is named."""
+
+import itertools
+import json
 
 import jax
 import numpy as np
 import pytest
 
-from distill.config import OptimizerConfig, ParallelConfig
-from distill.parallel.mesh import make_mesh, to_global
+from distill.config import OptimizerConfig, ParallelConfig, TrainingConfig
+from distill.parallel.mesh import make_mesh
 from distill.reporting import Silent
-from distill.stages.student import ROW_FIELDS, batch_arrays
-from distill.train.loop import TrainingDiverged, fit
+from distill.train.checkpoint import read_checkpoint
+from distill.train.loop import Batch, TrainingDiverged, fit
 from distill.train.optimizer import decay_mask, make_optimizer, make_schedule
-from distill.train.state import create_state
 from distill.train.step import compile_step
 from distill.train.writers import MetricWriter, read_metrics
-from tests.train.problems import batches, config, loss_fn, params
+from tests.train.problems import batches, fresh_state, one_device, params, train
 
 STEPS = 8
 
@@ -22,59 +24,49 @@ class CutOff(Exception):
     pass
 
 
-def train(directory, *, mesh=None, cut_at=None, validate=None):
-    mesh = mesh or make_mesh(ParallelConfig(), devices=jax.devices()[:1])
-    data = batches(STEPS)
-    optimizer = make_optimizer(OptimizerConfig(learning_rate=1e-2), STEPS)
-    state = create_state(params(), optimizer, mesh)
+def cut_at(step):
+    def before(reached):
+        if reached == step:
+            raise CutOff
 
-    def stream(start):
-        for step in range(start, STEPS):
-            if step == cut_at:
-                raise CutOff
-            batch = batch_arrays(data.build(step))
-            yield to_global(mesh, batch, ROW_FIELDS), 1
-
-    return fit(
-        name="test",
-        state=state,
-        step_fn=compile_step(state, loss_fn(data, config()), optimizer, seed=0),
-        batches=stream,
-        steps=STEPS,
-        validate=validate or (lambda params: {"quality": 0.5}),
-        metric="quality",
-        validations=4,
-        directory=directory,
-        reporter=Silent(),
-    )
+    return before
 
 
-@pytest.mark.parametrize("cut_at", [3, 5])
-def test_resuming_is_bitwise(tmp_path, cut_at):
-    # A validation that rises, so that the last parameters are the ones kept.
-    def rising():
-        count = iter(range(100))
-        return lambda params: {"quality": float(next(count))}
+def rising(start=0):
+    """A validation that rises, so that the last parameters are the ones kept."""
+    count = itertools.count(start)
+    return lambda params: {"quality": float(next(count))}
 
-    whole = train(tmp_path / "whole", validate=rising())
+
+def assert_same(first, second):
+    jax.tree.map(np.testing.assert_array_equal, jax.device_get(first), jax.device_get(second))
+
+
+@pytest.mark.parametrize(("cut", "every"), [(4, 500), (6, 500), (6, 3)])
+def test_resuming_is_bitwise(tmp_path, cut, every):
+    whole = train(tmp_path / "whole", STEPS, validate=rising())
+    training = TrainingConfig(checkpoint_steps=every)
     with pytest.raises(CutOff):
-        train(tmp_path / "cut", cut_at=cut_at, validate=rising())
-
-    def later():
-        count = iter(range(50, 100))
-        return lambda params: {"quality": float(next(count))}
-
-    resumed = train(tmp_path / "cut", validate=later())
-    jax.tree.map(np.testing.assert_array_equal, jax.device_get(whole.params), jax.device_get(resumed.params))
+        train(tmp_path / "cut", STEPS, before=cut_at(cut), validate=rising(), training=training)
+    resumed = train(tmp_path / "cut", STEPS, validate=rising(50), training=training)
+    assert_same(whole.params, resumed.params)
     records = [r["step"] for r in read_metrics(tmp_path / "cut") if "loss" in r]
     assert records == sorted(set(records)) and records[-1] == STEPS
 
 
+def test_a_checkpoint_between_validations_saves_their_steps(tmp_path):
+    seen = []
+    with pytest.raises(CutOff):
+        train(tmp_path, STEPS, validations=1, before=cut_at(6), training=TrainingConfig(checkpoint_steps=2))
+    train(tmp_path, STEPS, validations=1, before=seen.append)
+    assert seen == [5, 6, 7, 8]
+
+
 def test_a_checkpoint_of_eight_devices_continues_on_one(tmp_path):
     with pytest.raises(CutOff):
-        train(tmp_path, mesh=make_mesh(ParallelConfig(2, 4, 1)), cut_at=5)
-    done = train(tmp_path, mesh=make_mesh(ParallelConfig(), devices=jax.devices()[:1]))
-    whole = train(tmp_path / "whole", mesh=make_mesh(ParallelConfig(), devices=jax.devices()[:1]))
+        train(tmp_path, STEPS, mesh=make_mesh(ParallelConfig(2, 4, 1)), before=cut_at(6))
+    done = train(tmp_path, STEPS)
+    whole = train(tmp_path / "whole", STEPS)
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5),
         jax.device_get(done.params),
@@ -90,33 +82,65 @@ def test_the_best_validation_is_returned_and_the_later_of_equal_ones(tmp_path):
         seen.append(jax.device_get(params))
         return {"quality": next(qualities)}
 
-    done = train(tmp_path, validate=validate)
+    done = train(tmp_path, STEPS, validate=validate)
     assert (done.best_step, done.best_metric) == (4, 0.9)
-    jax.tree.map(np.testing.assert_array_equal, jax.device_get(done.params), seen[1])
+    assert_same(done.params, seen[1])
 
 
-def test_a_loss_that_is_no_number_stops_the_run(tmp_path):
-    with pytest.raises(TrainingDiverged, match="step 1"):
-        settings = config()
-        mesh, data = make_mesh(ParallelConfig(), devices=jax.devices()[:1]), batches(STEPS)
-        optimizer = make_optimizer(OptimizerConfig(), STEPS)
-        state = create_state(params(), optimizer, mesh)
+def test_a_batch_that_gives_nan_is_named_at_its_step(tmp_path):
+    """Scalars are looked at every second step of 200; step 7 is between two looks, and step 6 was fine."""
+    with pytest.raises(TrainingDiverged) as failure:
+        train(tmp_path, 200, poisoned=7, validations=1, training=TrainingConfig(checkpoint_steps=4))
+    message = str(failure.value)
+    items = [f"item {i}" for i in batches(200).ids(6)[0]]
+    assert "loss nan" in message and "at step 7" in message and "last good step was 6" in message
+    assert "newest checkpoint is of step 4" in message and all(f'"{item}"' in message for item in items[:5])
+    written = json.loads((tmp_path / "diverged.json").read_text())
+    assert (written["step"], written["batch"]) == (7, {"item_id": items})
+    kept = read_checkpoint(tmp_path / "checkpoints")
+    assert kept.step == 4 and not kept.fault and np.isfinite(kept.arrays["params/search_relevance/bias"])
+
+
+def test_a_gradient_that_is_no_number_counts_as_divergence_though_the_loss_is_finite(tmp_path):
+    """The derivative of a square root at 0."""
+    state = fresh_state(one_device(), 1)
+
+    def loss(params, batch, key):
+        return jax.numpy.sqrt(jax.numpy.sum(params["search_relevance"]["bias"]) * 0.0), {}
+
+    with pytest.raises(TrainingDiverged, match=r"loss -?0\.0, gradient norm nan at step 1"):
         fit(
             name="test",
             state=state,
-            step_fn=compile_step(
-                state, lambda p, b, k: (loss_fn(data, settings)(p, b, k)[0] * np.inf, {}), optimizer, 0
-            ),
-            batches=lambda start: (
-                (to_global(mesh, batch_arrays(data.build(s)), ROW_FIELDS), 1) for s in range(start, STEPS)
-            ),
-            steps=STEPS,
+            step_fn=compile_step(state, loss, make_optimizer(OptimizerConfig(), 1), 0),
+            batches=lambda start: iter([Batch(np.zeros(()), 1, 1)]),
+            batch_ids=lambda index: {"item_id": ["only"]},
+            steps=1,
             validate=lambda params: {"quality": 0.0},
             metric="quality",
             validations=1,
             directory=tmp_path,
             reporter=Silent(),
+            training=TrainingConfig(),
         )
+
+
+def test_the_curves_hold_speed_and_memory(tmp_path):
+    train(tmp_path, STEPS)
+    last = [r for r in read_metrics(tmp_path) if "loss" in r][-1]
+    assert last["speed/examples_per_second"] > 0
+    assert last["speed/real_tokens_per_second"] > last["speed/examples_per_second"] / 4
+    assert 0 <= last["speed/input_wait_share"] <= 1
+    assert last["memory/peak_bytes"] > 50e6
+    assert "speed/mfu" not in last  # the peak of a CPU is not known
+    assert list((tmp_path / "tensorboard").glob("events.*"))
+
+
+def test_a_profile_is_written_when_asked_for_alone(tmp_path):
+    train(tmp_path / "plain", STEPS)
+    train(tmp_path / "profiled", STEPS, profile=True)
+    assert list((tmp_path / "profiled" / "profile").rglob("*.xplane.pb"))
+    assert not (tmp_path / "plain" / "profile").exists()
 
 
 def test_weight_decay_spares_biases_norms_and_learnt_scales():
