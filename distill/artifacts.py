@@ -14,8 +14,7 @@ import json
 import os
 import shutil
 import subprocess
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -81,30 +80,31 @@ class StageFolder:
         manifest = read_manifest(self.path)
         return manifest is not None and manifest["fingerprint"] == self.fingerprint
 
-    def run(self, work: Callable[[Path], dict[str, Any]], published: Callable[[Path], list[Path]]) -> dict[str, Any]:
-        """Empties a stale folder, runs `work(path)` and publishes the manifest; returns it.
-
-        `work` returns counts and figures for the manifest. `published(path)` lists the files whose bytes define the
-        stage's output for those that read it; curves and checkpoints are not among them.
-        """
+    def open(self) -> None:
+        """Makes the folder ready for work: a stale one is emptied, an unfinished one keeps what it has."""
         started = self.path / STARTED
         if not started.exists() or read_json(started)["fingerprint"] != self.fingerprint:
             if self.path.exists():
                 shutil.rmtree(self.path)
             write_json(started, {"fingerprint": self.fingerprint})
         (self.path / MANIFEST).unlink(missing_ok=True)
-        clock = time.perf_counter()
-        counts = work(self.path)
+
+    def publish(self, counts: dict[str, Any], outputs: list[Path], seconds: float) -> dict[str, Any]:
+        """Writes the manifest and returns it.
+
+        `counts` are figures of the work. `outputs` are the files whose bytes define the stage's output for those that
+        read it; curves and checkpoints are not among them.
+        """
         manifest = {
             "stage": self.name,
             "fingerprint": self.fingerprint,
             "format_version": FORMAT_VERSION,
             "config": self.config,
             "inputs": dict(self.inputs),
-            "outputs": {p.relative_to(self.path).as_posix(): hash_file(p) for p in sorted(published(self.path))},
+            "outputs": {p.relative_to(self.path).as_posix(): hash_file(p) for p in sorted(outputs)},
             "packages": package_versions(),
             "git_revision": git_revision(),
-            "seconds": round(time.perf_counter() - clock, 3),
+            "seconds": round(seconds, 3),
             "counts": counts,
         }
         write_json(self.path / MANIFEST, manifest)

@@ -48,6 +48,8 @@ class EncoderConfig:
     keyphrase_tokens: int = 24
     row_tokens: int = 128  # several texts share one row of this many tokens
     compute_dtype: str = "float32"  # or bfloat16; parameters and reductions stay float32
+    attention: str = "matmul"  # or `cudnn`: its fused kernel on CUDA devices, in bfloat16; elsewhere still matmul
+    remat: str = "none"  # of a layer, training computes again: `layer` everything, `dots` all but products with weights
 
 
 @dataclasses.dataclass
@@ -70,6 +72,15 @@ class OptimizerConfig:
 
 
 @dataclasses.dataclass
+class TrainingConfig:
+    """What the training loops of the assistant and the student save on the way; no result depends on it."""
+
+    checkpoint_steps: int = 500  # a save every so many steps, beside one at each validation
+    keep_last: int = 2  # newest checkpoints kept: one may be cut off or turn out damaged
+    keep_best: int = 1  # by the validation metric
+
+
+@dataclasses.dataclass
 class JudgeConfig:
     backend: str = "replay"  # `replay` (the judgements table) or `simulated` (the embedded marketplace)
     rubric: str = "graded-v1"
@@ -80,10 +91,13 @@ class JudgeConfig:
 
 @dataclasses.dataclass
 class AssistantConfig:
+    depth: int = 0  # layers of the initial encoder that it keeps, the first ones; 0: all
+    warm_start: str = ""  # working directory of an earlier run, whose assistant this one starts from
     loss: str = "soft_cross_entropy"  # or `ordinal`
     grade_targets: tuple[float, ...] = (0.0, 0.1, 0.5, 1.0)  # soft label of each grade
     epochs: float = 1.0
     batch_pairs: int = 64
+    chunk_rows: int = 0  # of row_tokens, read at a time on each device: a batch of any size fits; 0: all at once
     valid_share: float = 0.05  # of the judged training items, held back for keep-best and calibration
     validations: int = 8  # over the run
     dropout: float = 0.1
@@ -110,6 +124,15 @@ class TaskWeights:
 
 
 @dataclasses.dataclass
+class TaskShares:
+    """Shares of the steps that each task trains under `student.mixing = "fixed"`; only their ratios count."""
+
+    clicks: float = 1.0
+    search_relevance: float = 1.0
+    distill: float = 1.0
+
+
+@dataclasses.dataclass
 class DistillLoss:
     """Terms of the distillation task."""
 
@@ -125,13 +148,20 @@ class DistillLoss:
 
 @dataclasses.dataclass
 class StudentConfig:
+    warm_start: str = ""  # working directory of an earlier run, whose student this one starts from
     tasks: TaskWeights = dataclasses.field(default_factory=TaskWeights)
+    # All tasks in every step (`joint`), or one task a step, drawn in the `proportional` way by the pairs of its table,
+    # by those to the power 1 / mixing_temperature (`temperature`), or by mixing_shares (`fixed`).
+    mixing: str = "joint"
+    mixing_temperature: float = 2.0  # 1 is proportional, large is even
+    mixing_shares: TaskShares = dataclasses.field(default_factory=TaskShares)
     distill: DistillLoss = dataclasses.field(default_factory=DistillLoss)
     temperature: float = 0.05  # of the clicks task's in-batch softmax
     widths: tuple[int, ...] = (64, 128)  # Matryoshka prefixes, the full width last
     width_weights: tuple[float, ...] = (1.0, 1.0)
     epochs: float = 4.0  # passes over the training items
-    batch_items: int = 64
+    batch_items: int = 64  # with the three sizes per item below, each task's share of a batch
+    chunk_rows: int = 0  # of row_tokens, encoded at a time on each device: a batch of any size fits; 0: all at once
     topic_items: int = 8  # of a batch share keyphrases, which are then encoded once; 1: none need to
     candidates_per_item: int = 12  # of one item in a batch, drawn from those that the teacher scored
     searched_per_item: int = 4  # drawn from those that the search engine judged
@@ -172,6 +202,7 @@ class Experiment:
     data: DataConfig = dataclasses.field(default_factory=DataConfig)
     encoder: EncoderConfig = dataclasses.field(default_factory=EncoderConfig)
     parallel: ParallelConfig = dataclasses.field(default_factory=ParallelConfig)
+    training: TrainingConfig = dataclasses.field(default_factory=TrainingConfig)
     judge: JudgeConfig = dataclasses.field(default_factory=JudgeConfig)
     assistant: AssistantConfig = dataclasses.field(default_factory=AssistantConfig)
     score: ScoreConfig = dataclasses.field(default_factory=ScoreConfig)
@@ -188,6 +219,9 @@ class Experiment:
         _check_data(self.data)
         _check_encoder(self.encoder)
         _check_parallel(self.parallel)
+        _at_least("training.checkpoint_steps", self.training.checkpoint_steps, 1)
+        _at_least("training.keep_last", self.training.keep_last, 2)
+        _at_least("training.keep_best", self.training.keep_best, 1)
         _choice("judge.backend", self.judge.backend, ("replay", "simulated"))
         _choice("judge.rubric", self.judge.rubric, ("graded-v1",))
         if self.judge.backend == "simulated" and self.data.dir:
@@ -299,6 +333,10 @@ def _check_encoder(encoder: EncoderConfig) -> None:
             f"item_tokens + keyphrase_tokens = {longest}"
         )
     _choice("encoder.compute_dtype", encoder.compute_dtype, ("float32", "bfloat16"))
+    _choice("encoder.attention", encoder.attention, ("matmul", "cudnn"))
+    if encoder.attention == "cudnn" and encoder.compute_dtype != "bfloat16":
+        raise ConfigError("config.encoder.attention='cudnn': needs encoder.compute_dtype='bfloat16'")
+    _choice("encoder.remat", encoder.remat, ("none", "layer", "dots"))
 
 
 def _check_parallel(parallel: ParallelConfig) -> None:
@@ -321,6 +359,7 @@ def _check_optimizer(path: str, optimizer: OptimizerConfig) -> None:
 
 
 def _check_assistant(assistant: AssistantConfig) -> None:
+    _at_least("assistant.depth", assistant.depth, 0)
     _choice("assistant.loss", assistant.loss, ("soft_cross_entropy", "ordinal"))
     if len(assistant.grade_targets) != 4 or list(assistant.grade_targets) != sorted(assistant.grade_targets):
         raise ConfigError(
@@ -330,6 +369,7 @@ def _check_assistant(assistant: AssistantConfig) -> None:
         _share("assistant.grade_targets", target)
     _positive("assistant.epochs", assistant.epochs)
     _at_least("assistant.batch_pairs", assistant.batch_pairs, 1)
+    _at_least("assistant.chunk_rows", assistant.chunk_rows, 0)
     _at_least("assistant.validations", assistant.validations, 1)
     if not 0 < assistant.valid_share < 1:
         raise ConfigError(f"config.assistant.valid_share={assistant.valid_share}: must lie strictly between 0 and 1")
@@ -345,6 +385,19 @@ def _check_student(student: StudentConfig, encoder: EncoderConfig) -> None:
     _share("student.distill.grade_share", student.distill.grade_share)
     if not any(value > 0 for _, value in _leaves(student.tasks)):  # type: ignore[operator]
         raise ConfigError("config.student.tasks: every weight is 0; give at least one task a positive weight")
+    _choice("student.mixing", student.mixing, ("joint", "proportional", "temperature", "fixed"))
+    if student.mixing_temperature < 1:
+        raise ConfigError(
+            f"config.student.mixing_temperature={student.mixing_temperature}: must be at least 1; "
+            "1 draws tasks in proportion to their pairs, more evens them out"
+        )
+    for name, share in _leaves(student.mixing_shares):
+        _at_least(f"student.mixing_shares.{name}", share, 0)  # type: ignore[arg-type]
+        if student.mixing == "fixed" and share == 0 and getattr(student.tasks, name) > 0:
+            raise ConfigError(
+                f"config.student.mixing_shares.{name}=0: the task would get no step; give it a share, "
+                f"or leave it out with tasks.{name}=0"
+            )
     _choice("student.distill.teacher", student.distill.teacher, ("assistant", "judge"))
     _positive("student.distill.scale", student.distill.scale)
     d = student.distill
@@ -365,6 +418,7 @@ def _check_student(student: StudentConfig, encoder: EncoderConfig) -> None:
         check_width(student, encoder.width)
     _positive("student.epochs", student.epochs)
     _at_least("student.batch_items", student.batch_items, 2)
+    _at_least("student.chunk_rows", student.chunk_rows, 0)
     for name in ("topic_items", "candidates_per_item", "searched_per_item", "clicked_per_item"):
         _at_least(f"student.{name}", getattr(student, name), 1)
     _at_least("student.validations", student.validations, 1)

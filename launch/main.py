@@ -1,4 +1,4 @@
-"""What all binaries share: flags, a readable console, errors in one line."""
+"""What all binaries share: flags, joining the other processes, a readable console, errors in one line."""
 
 from __future__ import annotations
 
@@ -7,14 +7,19 @@ import dataclasses
 import os
 import sys
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NoReturn
 
 from absl import app, flags, logging
 from ml_collections import config_flags
 
 from distill.artifacts import ArtifactError
 from distill.config import ConfigError, Experiment
+from distill.parallel.processes import Processes
+from distill.parallel.startup import CLUSTERS, decide, join
+from distill.reporting import Silent
 from distill.stages import Context
 
 CONFIG = config_flags.DEFINE_config_file(
@@ -22,6 +27,14 @@ CONFIG = config_flags.DEFINE_config_file(
 )
 WORKDIR = flags.DEFINE_string("workdir", None, "The working directory; made when it does not exist.")
 FORCE = flags.DEFINE_bool("force", False, "Run again even what is complete.")
+PROFILE = flags.DEFINE_bool("profile", False, "Trace a few training steps into the stage's training/profile.")
+COORDINATOR = flags.DEFINE_string("coordinator", None, "host:port where process 0 listens; for several processes.")
+PROCESSES = flags.DEFINE_integer("processes", None, "How many processes run this command together.")
+PROCESS = flags.DEFINE_integer("process", None, "Which of them this one is, from 0.")
+CLUSTER = flags.DEFINE_enum("cluster", "auto", CLUSTERS, "The cluster whose environment tells what is not given here.")
+
+EXPECTED = (ConfigError, ArtifactError, ValueError, OSError, RuntimeError)
+LINGER_SECONDS = 2  # the coordination service dies with process 0; the others first read why
 
 
 class Console:
@@ -79,18 +92,46 @@ def run(work: Callable[[Context, bool], object]) -> None:
             sys.exit(f"error: unexpected argument {argv[1]!r}; settings are given as --config.FIELD=VALUE")
         # The libraries' own bookkeeping is not for a person's eyes.
         logging.set_verbosity(logging.WARNING)
+        processes = Processes()
         try:
-            context = _context()
-            work(context, FORCE.value)
-        except (ConfigError, ArtifactError, ValueError, OSError, RuntimeError) as error:
-            if os.environ.get("DISTILL_TRACEBACK"):
-                raise
-            sys.exit(f"error: {error}")
-        except KeyboardInterrupt:
-            sys.exit("interrupted; the same command continues where it stopped")
+            experiment = _experiment()
+            start = decide(
+                os.environ,
+                coordinator=COORDINATOR.value,
+                processes=PROCESSES.value,
+                process=PROCESS.value,
+                cluster=CLUSTER.value,
+            )
+            processes = join(start)
+            work(_context(experiment, processes), FORCE.value)
+        except BaseException as error:
+            if processes.count > 1:
+                _leave(error, processes)
+            if isinstance(error, KeyboardInterrupt) or _is_expected(error):
+                sys.exit(_words(error))
+            raise
 
     flags.mark_flags_as_required(["config", "workdir"])
     app.run(main, flags_parser=_parse)
+
+
+def _is_expected(error: BaseException) -> bool:
+    return isinstance(error, EXPECTED) and not os.environ.get("DISTILL_TRACEBACK")
+
+
+def _words(error: BaseException) -> str:
+    if isinstance(error, KeyboardInterrupt):
+        return "interrupted; the same command continues where it stopped"
+    return f"error: {error}" if _is_expected(error) else "".join(traceback.format_exception(error))
+
+
+def _leave(error: BaseException, processes: Processes) -> NoReturn:
+    """Ends this process of several at once: a usual exit would wait for the others, who may be waiting for this one."""
+    processes.fail(error)
+    print(f"process {processes.index}: {_words(error)}", file=sys.stderr, flush=True)
+    if processes.first:
+        time.sleep(LINGER_SECONDS)
+    os._exit(1)
 
 
 def _parse(argv: list[str]) -> list[str]:
@@ -101,11 +142,15 @@ def _parse(argv: list[str]) -> list[str]:
         sys.exit(f"error: {first[0] if first else type(error).__name__}")
 
 
-def _context() -> Context:
+def _experiment() -> Experiment:
     config = CONFIG.value
     if not isinstance(config, Experiment):
-        sys.exit(f"error: --config: get_config() returned {type(config).__name__}, not a distill.config.Experiment")
-    experiment = dataclasses.replace(config).validate()
+        raise ConfigError(f"--config: get_config() returned {type(config).__name__}, not a distill.config.Experiment")
+    return dataclasses.replace(config).validate()
+
+
+def _context(experiment: Experiment, processes: Processes) -> Context:
     workdir = Path(str(WORKDIR.value))
-    workdir.mkdir(parents=True, exist_ok=True)
-    return Context(experiment, workdir, Console())
+    processes.on_first(lambda: workdir.mkdir(parents=True, exist_ok=True))
+    reporter = Console() if processes.first else Silent()
+    return Context(experiment, workdir, reporter, processes=processes, profile=PROFILE.value)

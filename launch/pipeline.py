@@ -10,7 +10,8 @@ from launch.summary import print_summary
 def work(context: Context, force: bool) -> None:
     if not run_pipeline(context, force):
         context.reporter.line("all stages are complete; nothing to do (--force runs them again)")
-    print_summary(context)
+    if context.processes.first:
+        print_summary(context)
 
 
 if __name__ == "__main__":

@@ -9,8 +9,9 @@ def folder(path, **config):
     return StageFolder("demo", path / "demo", config, {"prepare": "abc"})
 
 
-def publish(path):
-    return [path / "out.txt"]
+def run(stage_folder, work):
+    stage_folder.open()
+    return stage_folder.publish(work(stage_folder.path), [stage_folder.path / "out.txt"], seconds=0.1)
 
 
 def write(text):
@@ -23,7 +24,7 @@ def write(text):
 
 def test_complete_until_the_config_or_an_input_changes(tmp_path):
     assert not folder(tmp_path, a=1).is_complete()
-    folder(tmp_path, a=1).run(write("x"), publish)
+    run(folder(tmp_path, a=1), write("x"))
     assert folder(tmp_path, a=1).is_complete()
     assert not folder(tmp_path, a=2).is_complete()
     assert not StageFolder("demo", tmp_path / "demo", {"a": 1}, {"prepare": "other"}).is_complete()
@@ -37,7 +38,7 @@ def test_an_unfinished_folder_keeps_its_files_and_a_stale_one_is_emptied(tmp_pat
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        folder(tmp_path, a=1).run(cut_off, publish)
+        run(folder(tmp_path, a=1), cut_off)
     assert not folder(tmp_path, a=1).is_complete()
     seen = []
 
@@ -45,18 +46,18 @@ def test_an_unfinished_folder_keeps_its_files_and_a_stale_one_is_emptied(tmp_pat
         seen.append((path / "partial").exists())
         return write("x")(path)
 
-    folder(tmp_path, a=1).run(resume, publish)
-    folder(tmp_path, a=2).run(resume, publish)
+    run(folder(tmp_path, a=1), resume)
+    run(folder(tmp_path, a=2), resume)
     assert seen == [True, False]
 
 
 def test_the_output_hash_follows_the_published_bytes_alone(tmp_path):
-    folder(tmp_path, a=1).run(write("x"), publish)
+    run(folder(tmp_path, a=1), write("x"))
     before = output_hash(tmp_path / "demo", "make demo")
     (tmp_path / "demo" / "curves.json").write_text("{}")
-    folder(tmp_path, a=2).run(write("x"), publish)
+    run(folder(tmp_path, a=2), write("x"))
     assert output_hash(tmp_path / "demo", "make demo") == before
-    folder(tmp_path, a=3).run(write("y"), publish)
+    run(folder(tmp_path, a=3), write("y"))
     assert output_hash(tmp_path / "demo", "make demo") != before
 
 

@@ -25,9 +25,20 @@ def test_the_shipped_configs_are_valid(config):
         ("student.optimizer.learning_rate", 0.0),
         ("student.optimizer.learning_rate", float("nan")),
         ("student.width_weights", (1.0,)),
+        ("student.chunk_rows", -1),
+        ("assistant.chunk_rows", -1),
+        ("student.mixing", "random"),
+        ("student.mixing_temperature", 0.5),
+        ("student.mixing_shares.clicks", -1.0),
+        ("encoder.remat", "all"),
+        ("encoder.attention", "flash"),
+        ("encoder.attention", "cudnn"),
         ("assistant.grade_targets", (0.0, 0.5, 0.2, 1.0)),
         ("assistant.valid_share", 0.0),
         ("assistant.loss", "hinge"),
+        ("training.checkpoint_steps", 0),
+        ("training.keep_last", 1),
+        ("training.keep_best", 0),
         ("encoder.heads", 3),
         ("encoder.row_tokens", 32),
         ("encoder.compute_dtype", "float16"),
@@ -65,6 +76,17 @@ def test_a_student_without_tasks_or_terms_is_refused():
     config.student.distill.mse = config.student.distill.margin_mse = config.student.distill.cosent = 0.0
     with pytest.raises(ConfigError, match=r"student\.distill"):
         config.validate()
+
+
+def test_a_task_cannot_have_a_weight_and_no_step():
+    config = base()
+    config.student.mixing_shares.distill = 0.0
+    config.validate()
+    config.student.mixing = "fixed"
+    with pytest.raises(ConfigError, match=r"mixing_shares\.distill=0"):
+        config.validate()
+    config.student.tasks.distill = 0.0
+    config.validate()
 
 
 def test_the_judge_must_fit_the_data():

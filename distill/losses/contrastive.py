@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from distill.losses.reduction import as_float
+from distill.parallel.chunks import map_rows, rows_at_once
 
 
 def info_nce(
@@ -72,6 +73,59 @@ def info_nce(
     return loss
 
 
+def in_batch_info_nce(
+    anchors: jax.typing.ArrayLike,
+    targets: jax.typing.ArrayLike,
+    *,
+    positives: jax.typing.ArrayLike,
+    where: jax.typing.ArrayLike,
+    temperature: float,
+    chunk_rows: int | None = None,
+) -> jax.Array:
+    """`info_nce` with every other target of the batch as a negative, in memory that does not grow with A · T.
+
+    The similarities are made for some anchors at a time, and once more in the backward pass (`map_rows`). Positives
+    come as indices, because at 64k anchors a mask alone would take gigabytes.
+
+    | argument | shape | unit |
+    |---|---|---|
+    | anchors | [A, D] | unit vectors |
+    | targets | [T, D] | unit vectors, each keyphrase once |
+    | positives | [A, P] | integers into the targets, no two alike in a row; negative is none |
+    | where | [T] | bool: the targets that there are |
+    | chunk_rows | static | anchors at a time, 0 for all; None takes what fits 64 MiB |
+    | returns | [] | nats, the mean over the anchors that have a positive |
+
+    Raises:
+      ValueError: temperature is not positive, or a shape does not fit.
+    """
+    if not temperature > 0:
+        raise ValueError(f"temperature: {temperature}; pass a positive number")
+    anchors, targets = as_float(anchors), as_float(targets)
+    positives, where = jnp.asarray(positives), jnp.asarray(where, bool)
+    if positives.ndim != 2 or positives.shape[0] != anchors.shape[0]:
+        raise ValueError(f"positives: shape {positives.shape}; one row for each of {anchors.shape[0]} anchors")
+    count = targets.shape[0]
+    if where.shape != (count,):
+        raise ValueError(f"where: shape {where.shape}; one entry for each of {count} targets")
+
+    def losses(rows: tuple[jax.Array, jax.Array], _: None) -> jax.Array:
+        anchors, positives = rows
+        similarities = jnp.matmul(anchors, targets.T, precision=jax.lax.Precision.HIGHEST) / temperature
+        real = positives >= 0
+        mine = jax.vmap(lambda at: jnp.zeros(count, bool).at[at].set(True, mode="drop"))(
+            jnp.where(real, positives, count)
+        )
+        log_sum = _masked_log_sum(similarities, where & ~mine)
+        wanted = jnp.take_along_axis(similarities, jnp.where(real, positives, 0), axis=1)
+        values = jnp.where(real, jax.nn.softplus(log_sum - wanted), 0.0)
+        return jnp.sum(values, axis=1) / jnp.maximum(jnp.sum(real, axis=1), 1)
+
+    size = rows_at_once(count) if chunk_rows is None else chunk_rows
+    values = map_rows(losses, (anchors, positives), size)
+    return jnp.sum(values) / jnp.maximum(jnp.sum(jnp.any(positives >= 0, axis=1)), 1)
+
+
 def duplicate_mask(ids: jax.typing.ArrayLike) -> jax.Array:
     """True where two different positions hold the same id.
 
@@ -102,12 +156,16 @@ def _softmax_loss(logits: jax.Array, negatives: jax.Array, pair_weights: jax.Arr
     """Weighted mean over pairs of log(1 + Σ_negatives exp(s_n - s_p)); rows of [A, T] are the anchors."""
     used = negatives | (pair_weights > 0)
     logits = jnp.where(used, logits, 0.0)
-    lowest = jnp.finfo(logits.dtype).min / 4
-    peak = jax.lax.stop_gradient(jnp.max(jnp.where(negatives, logits, lowest), axis=1, keepdims=True, initial=lowest))
-    terms = jnp.where(negatives, jnp.exp(jnp.where(negatives, logits - peak, 0.0)), 0.0)
-    sums = jnp.sum(terms, axis=1, keepdims=True)
-    # Without negatives the sum is empty: its log becomes a very low number and the pair's loss 0.
-    log_sum = jnp.where(sums > 0, peak + jnp.log(jnp.where(sums > 0, sums, 1.0)), lowest)
+    log_sum = _masked_log_sum(logits, negatives)
     losses = jnp.where(pair_weights > 0, jax.nn.softplus(log_sum - logits), 0.0)
     total = jnp.sum(pair_weights)
     return jnp.sum(pair_weights * losses) / jnp.where(total > 0, total, 1.0)
+
+
+def _masked_log_sum(logits: jax.Array, mask: jax.Array) -> jax.Array:
+    """log Σ exp over the masked entries of each row of [A, T] → [A, 1]; of none, a very low number."""
+    lowest = jnp.finfo(logits.dtype).min / 4
+    peak = jax.lax.stop_gradient(jnp.max(jnp.where(mask, logits, lowest), axis=1, keepdims=True, initial=lowest))
+    terms = jnp.where(mask, jnp.exp(jnp.where(mask, logits - peak, 0.0)), 0.0)
+    sums = jnp.sum(terms, axis=1, keepdims=True)
+    return jnp.where(sums > 0, peak + jnp.log(jnp.where(sums > 0, sums, 1.0)), lowest)

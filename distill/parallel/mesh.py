@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from distill.config import ConfigError, ParallelConfig
@@ -50,20 +51,28 @@ def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
+def place(array: Any, sharding: NamedSharding) -> jax.Array:
+    """A global array of a host array that every process holds alike; each device takes its part of it."""
+    array = np.asarray(array)
+    if sharding.is_fully_addressable:
+        return jax.device_put(array, sharding)
+    return jax.make_array_from_callback(array.shape, sharding, lambda index: array[index])
+
+
 def to_global(mesh: Mesh, batch: Mapping[str, Any], row_fields: frozenset[str]) -> dict[str, Any]:
     """Puts a host batch on the mesh: arrays under `row_fields` are split by their first axis, the rest replicated.
 
-    Every process builds the same global batch (a pure function of the step), so each device takes its slice of it.
+    Every process builds the same global batch (a pure function of the step), because which texts share a row depends
+    on all of them; only the slices of its own devices leave the host.
     """
     rows, whole = row_sharding(mesh), replicated(mesh)
+    return {
+        name: jax.tree.map(lambda array, sharding=rows if name in row_fields else whole: place(array, sharding), value)
+        for name, value in batch.items()
+    }
 
-    def place(sharding: NamedSharding):
-        def put(array: np.ndarray) -> jax.Array:
-            array = np.asarray(array)
-            if sharding.is_fully_addressable:
-                return jax.device_put(array, sharding)
-            return jax.make_array_from_callback(array.shape, sharding, lambda index: array[index])
 
-        return put
-
-    return {name: jax.tree.map(place(rows if name in row_fields else whole), value) for name, value in batch.items()}
+def to_host(tree: Any) -> Any:
+    """Whole numpy arrays of a tree that may be split over the devices of several processes; all must call it."""
+    # Leaf by leaf, so that no device holds more than one whole array beside its own parts.
+    return jax.tree.map(lambda leaf: multihost_utils.process_allgather(leaf, tiled=True), tree)

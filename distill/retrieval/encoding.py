@@ -15,16 +15,20 @@ from distill.data.stream import stream_steps
 from distill.data.tokenizing import pair_tokens
 from distill.models import bi_encoder, cross_encoder
 from distill.models.encoder import EncoderSpec, PackedTokens
-from distill.parallel.mesh import batch_shards, to_global
+from distill.parallel.mesh import batch_shards, replicated, to_global
 
 BATCH_TOKENS = 8192  # of one device's share of a batch; large enough to keep matrix products efficient
 ROW_FIELDS = frozenset({"rows"})
 
 
 @functools.lru_cache(maxsize=8)
-def _compiled(kind: str, spec: EncoderSpec, texts_per_row: int) -> Any:
+def _compiled(kind: str, spec: EncoderSpec, texts_per_row: int, mesh: jax.sharding.Mesh) -> Any:
     apply = bi_encoder.embed if kind == "embed" else cross_encoder.score
-    return jax.jit(lambda params, batch: apply(spec, params, batch["rows"], batch["slots"], texts_per_row))
+    # Whole on every device, so that every process can fetch it.
+    return jax.jit(
+        lambda params, batch: apply(spec, params, batch["rows"], batch["slots"], texts_per_row),
+        out_shardings=replicated(mesh),
+    )
 
 
 def _plan(lengths: np.ndarray, row_tokens: int, mesh: jax.sharding.Mesh) -> PairPlan:
@@ -39,7 +43,7 @@ def embed_texts(
 ) -> np.ndarray:
     """Unit embeddings of N texts (`[CLS] text [SEP]`), float32 [N, D]."""
     plan = _plan(texts.lengths, row_tokens, mesh)
-    run = _compiled("embed", spec, plan.budget.texts_per_row)
+    run = _compiled("embed", spec, plan.budget.texts_per_row, mesh)
     result = np.empty((len(texts.lengths), spec.width), np.float32)
 
     def build(step: int) -> tuple[np.ndarray, dict[str, Any]]:
@@ -82,7 +86,7 @@ class PairScorer:
         """Yields (positions, logits) batch by batch."""
         lengths = self._keyphrases.lengths[keyphrase] + self._items.lengths[item] + 3
         plan = _plan(lengths, self._row_tokens, self._mesh)
-        run = _compiled("score", self._spec, plan.budget.texts_per_row)
+        run = _compiled("score", self._spec, plan.budget.texts_per_row, self._mesh)
 
         def build(step: int) -> tuple[np.ndarray, dict[str, Any]]:
             ids = plan.pairs(step)

@@ -6,9 +6,10 @@ prepare → judge → assistant → score → student (and its arms) → index �
 from __future__ import annotations
 
 import importlib
+import time
 from collections.abc import Sequence
 
-from distill.artifacts import read_manifest
+from distill.artifacts import STARTED, ArtifactError, StageFolder, read_manifest
 from distill.stages.base import FOLDERS, Context, Stage
 
 ORDER = tuple(FOLDERS)
@@ -27,20 +28,43 @@ def run_stage(name: str, context: Context, force: bool = False) -> bool:
     contexts = [context]
     if name == "student":
         contexts += [context.for_arm(arm) for arm in context.experiment.evaluate.arms]
-    worked = False
-    for each in contexts:
-        folder = each.stage_folder(stage)
-        label = each.arm or name
+    worked = [_run(stage, each, force) for each in contexts]
+    return any(worked)
+
+
+def _run(stage: Stage, context: Context, force: bool) -> bool:
+    """The first process decides and publishes; the others take part where the stage runs everywhere, or wait."""
+    processes, path, label = context.processes, context.folder(stage.name), context.arm or stage.name
+    folder: StageFolder | None = None  # the first process's: only that hashes the inputs
+
+    def due() -> bool:
+        nonlocal folder
+        folder = context.stage_folder(stage)
         if force:
             folder.clear()
         elif folder.is_complete():
-            context.reporter.line(f"{label}: complete, nothing to do")
-            continue
-        context.reporter.line(f"{label}: running")
-        manifest = folder.run(lambda path, each=each: stage.run(each, path), stage.published)
-        context.reporter.line(f"{label}: done in {manifest['seconds']:.1f} s")
-        worked = True
-    return worked
+            return False
+        folder.open()
+        return True
+
+    if not processes.on_first(due):
+        context.reporter.line(f"{label}: complete, nothing to do")
+        return False
+    context.reporter.line(f"{label}: running")
+    if stage.everywhere and not (path / STARTED).exists():
+        raise ArtifactError(
+            f"{path}: process {processes.index} does not see what process 0 wrote there; "
+            "--workdir must be on storage that all hosts share"
+        )
+    clock = time.perf_counter()
+    counts = stage.run(context, path) if stage.everywhere else processes.on_first(lambda: stage.run(context, path))
+
+    def publish() -> float:
+        assert folder is not None
+        return folder.publish(counts, stage.published(path), time.perf_counter() - clock)["seconds"]
+
+    context.reporter.line(f"{label}: done in {processes.on_first(publish):.1f} s")
+    return True
 
 
 def run_pipeline(context: Context, force: bool = False, stages: Sequence[str] = ORDER) -> bool:

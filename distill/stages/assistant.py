@@ -9,23 +9,25 @@ from typing import Any
 from distill.artifacts import write_json
 from distill.stages.base import Context, Stage, files_below, save_model
 from distill.stages.judge import judged
+from distill.stages.warm_start import starting_point, warm_start_hash
 
 CALIBRATION, VALIDATION = "calibration.json", "validation.npz"
 
 
 def run(context: Context, folder: Path) -> dict[str, Any]:
-    import jax
     import numpy as np
 
-    from distill.data.pair_batches import pack_pairs, padded, plan_pairs
+    from distill.data.packing import padded
+    from distill.data.pair_batches import pack_pairs, plan_pairs
     from distill.data.stream import stream_steps
     from distill.data.tokenizing import pair_tokens
     from distill.judge.calibration import Calibration, threshold_for_precision
     from distill.models import cross_encoder
     from distill.models.encoder import PackedTokens
-    from distill.parallel.mesh import batch_shards, to_global
+    from distill.models.flops import TRAINING, score_flops
+    from distill.parallel.mesh import batch_shards, to_global, to_host
     from distill.retrieval.encoding import ROW_FIELDS, PairScorer
-    from distill.train.loop import fit
+    from distill.train.loop import Batch, fit
     from distill.train.objectives import assistant_extras, make_assistant_loss
     from distill.train.optimizer import make_optimizer
     from distill.train.state import create_state
@@ -41,35 +43,45 @@ def run(context: Context, folder: Path) -> dict[str, Any]:
     keyphrases, items = context.pair_parts
     specials = (context.tokenizer.cls_id, context.tokenizer.sep_id)
     lengths = keyphrases.lengths[train["keyphrase"]] + items.lengths[train["item"]] + 3
+    shards = batch_shards(mesh)
+    chunk_rows = settings.chunk_rows * shards
     plan = plan_pairs(
         lengths,
         total=round(settings.epochs * len(lengths)),
         batch_pairs=settings.batch_pairs,
         row_tokens=row_tokens,
-        shards=batch_shards(mesh),
+        shards=shards,
         seed=seed,
+        chunk_rows=chunk_rows,
     )
 
-    spec, initial = context.initial_encoder()
-    spec = dataclasses.replace(spec, dropout=settings.dropout)
-    params = cross_encoder.init_cross_encoder(spec, seed, initial["encoder"], initial.get("pooler"))
+    plain, start = starting_point(context, "assistant", settings.depth)
+    spec = dataclasses.replace(plain, dropout=settings.dropout, remat=experiment.encoder.remat)
+    params = cross_encoder.init_cross_encoder(spec, seed, start)
     params |= {"loss": extras} if (extras := assistant_extras(settings)) else {}
+    step_flops = TRAINING * score_flops(spec, *plan.budget, plan.slots)
 
-    def build(step: int) -> tuple[dict[str, Any], int]:
+    def build(step: int) -> tuple[dict[str, Any], tuple[int, int, int]]:
         ids = plan.pairs(step)
         tokens, types = pair_tokens(keyphrases, items, train["keyphrase"][ids], train["item"][ids], *specials)
         packed = pack_pairs(tokens, types, plan)
         grades = padded(train["grade"][ids], plan.slots, 0)
-        return {"rows": PackedTokens(*packed[:4]), "slots": packed.slots, "grades": grades}, len(ids)
+        batch = {"rows": PackedTokens(*packed[:4]), "slots": packed.slots, "grades": grades}
+        return batch, (len(ids), int((packed.segments > 0).sum()), step_flops)
 
     def batches(start: int) -> Any:
-        for batch, count in stream_steps(build, start, plan.steps):
-            yield to_global(mesh, batch, ROW_FIELDS), count
+        for batch, counts in stream_steps(build, start, plan.steps):
+            yield Batch(to_global(mesh, batch, ROW_FIELDS), *counts)
+
+    def batch_ids(step: int) -> dict[str, list[str]]:
+        chosen = plan.pairs(step)
+        return {
+            "item_id": [context.prepared.item_ids[i] for i in train["item"][chosen]],
+            "keyphrase": [context.prepared.keyphrases[i] for i in train["keyphrase"][chosen]],
+        }
 
     def score(params: Any, rows: Any, slots: Any, key: Any) -> Any:
-        return cross_encoder.score(spec, params, rows, slots, plan.budget.texts_per_row, key)
-
-    plain = dataclasses.replace(spec, dropout=0.0)
+        return cross_encoder.score(spec, params, rows, slots, plan.budget.texts_per_row, key, chunk_rows)
 
     def scorer(params: Any) -> PairScorer:
         return PairScorer(plain, params, keyphrases, items, specials=specials, row_tokens=row_tokens, mesh=mesh)
@@ -88,30 +100,34 @@ def run(context: Context, folder: Path) -> dict[str, Any]:
         state=state,
         step_fn=compile_step(state, make_assistant_loss(score, settings), optimizer, seed),
         batches=batches,
+        batch_ids=batch_ids,
         steps=plan.steps,
         validate=validate,
         metric="quality",
         validations=settings.validations,
         directory=folder / "training",
         reporter=context.reporter,
+        training=experiment.training,
+        profile=context.profile,
     )
-    best = jax.device_get(done.params)
-    save_model(folder / "model", plain, {k: best[k] for k in ("encoder", "pooler", "classifier")})
-
+    best = to_host({k: done.params[k] for k in ("encoder", "pooler", "classifier")})
     logits = scorer(done.params)(valid["keyphrase"], valid["item"])
-    np.savez(folder / VALIDATION, logits=logits, grade=valid["grade"])
     relevant = experiment.recommend.relevant_grade
-    calibration = Calibration.fit(logits, valid["grade"], relevant)
-    threshold = threshold_for_precision(logits, valid["grade"], relevant, experiment.recommend.precision)
-    if not threshold.reached:
-        context.reporter.line(
-            f"assistant: no threshold reaches precision {experiment.recommend.precision} on the held-back pairs; "
-            f"the best one has {threshold.precision:.3f}"
-        )
-    write_json(
-        folder / CALIBRATION,
-        {"calibration": calibration.to_dict(), "threshold": dataclasses.asdict(threshold), "relevant_grade": relevant},
-    )
+
+    def publish() -> None:
+        save_model(folder / "model", plain, best)
+        np.savez(folder / VALIDATION, logits=logits, grade=valid["grade"])
+        calibration = Calibration.fit(logits, valid["grade"], relevant)
+        threshold = threshold_for_precision(logits, valid["grade"], relevant, experiment.recommend.precision)
+        if not threshold.reached:
+            context.reporter.line(
+                f"assistant: no threshold reaches precision {experiment.recommend.precision} on the held-back pairs; "
+                f"the best one has {threshold.precision:.3f}"
+            )
+        figures = {"calibration": calibration.to_dict(), "threshold": dataclasses.asdict(threshold)}
+        write_json(folder / CALIBRATION, figures | {"relevant_grade": relevant})
+
+    context.processes.on_first(publish)
     return {
         "training_pairs": len(lengths),
         "valid_pairs": len(valid["item"]),
@@ -119,6 +135,7 @@ def run(context: Context, folder: Path) -> dict[str, Any]:
         "best_step": done.best_step,
         "valid_quality": done.best_metric,
         "examples_per_second": done.examples_per_second,
+        "tokens_per_second": done.tokens_per_second,
     }
 
 
@@ -160,4 +177,6 @@ STAGE = Stage(
     inputs=("prepare", "judge"),
     run=run,
     published=files_below("model", CALIBRATION, VALIDATION),
+    external=lambda context: warm_start_hash(context, "assistant"),
+    everywhere=True,
 )

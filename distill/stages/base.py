@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from distill.artifacts import StageFolder, config_dict, output_hash, read_json
-from distill.config import Experiment
+from distill.config import ConfigError, Experiment, ParallelConfig
+from distill.parallel.processes import Processes
 from distill.reporting import Reporter
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ class Stage:
     inputs: tuple[str, ...]  # stages whose published files it reads
     run: Callable[[Context, Path], dict[str, Any]]  # returns counts and figures for the manifest
     published: Callable[[Path], list[Path]]  # the files that define its output
+    everywhere: bool = False  # runs on every process, on all their devices; otherwise on the first process alone
     external: Callable[[Context], dict[str, str]] = lambda context: {}  # hashes of inputs from outside
 
 
@@ -52,6 +54,8 @@ class Context:
     workdir: Path
     reporter: Reporter
     arm: str = ""  # an ablation arm: its own student under arms/NAME, everything else shared
+    processes: Processes = dataclasses.field(default_factory=Processes)
+    profile: bool = False  # training writes a profiler trace of a few steps into its folder
 
     def folder(self, stage: str) -> Path:
         """A stage's folder; an arm has its own from the student on."""
@@ -59,7 +63,7 @@ class Context:
         return (self.workdir / "arms" / self.arm if own else self.workdir) / FOLDERS[stage]
 
     def for_arm(self, arm: str) -> Context:
-        return Context(arm_experiment(self.experiment, arm), self.workdir, self.reporter, arm)
+        return dataclasses.replace(self, experiment=arm_experiment(self.experiment, arm), arm=arm)
 
     def stage_folder(self, stage: Stage) -> StageFolder:
         """Raises ArtifactError when a stage that it reads from is not finished."""
@@ -67,10 +71,20 @@ class Context:
         config = config_dict(stage.config(self.experiment))
         return StageFolder(stage.name, self.folder(stage.name), config, inputs | stage.external(self))
 
-    @functools.cached_property
+    @property
     def mesh(self) -> jax.sharding.Mesh:
+        """All devices by `config.parallel`, or this process's own while it works alone among several."""
+        import jax
+
         from distill.parallel.mesh import make_mesh
 
+        if jax.process_count() != self.processes.count:
+            raise ConfigError(
+                f"--cluster: the devices belong to {jax.process_count()} processes, which were not started as one run; "
+                "start every host with --cluster=tpu, or with --coordinator, --processes and --process"
+            )
+        if self.processes.alone and self.processes.count > 1:
+            return make_mesh(ParallelConfig(), jax.local_devices())
         return make_mesh(self.experiment.parallel)
 
     @functools.cached_property
@@ -137,7 +151,8 @@ class Context:
 
 def arm_experiment(experiment: Experiment, arm: str) -> Experiment:
     """The experiment of an ablation arm: other signals, everything else and the number of steps equal."""
-    student = dataclasses.replace(experiment.student)
+    # An earlier run's student has learnt from every signal; an arm must not.
+    student = dataclasses.replace(experiment.student, warm_start="")
     if arm == "student_clicks":
         student.tasks = dataclasses.replace(student.tasks, clicks=1.0, search_relevance=0.0, distill=0.0)
     elif arm == "student_search_relevance":
@@ -150,7 +165,7 @@ def arm_experiment(experiment: Experiment, arm: str) -> Experiment:
 
 
 def save_model(directory: Path, spec: EncoderSpec, params: Any) -> None:
-    """Writes `spec.json` and `params.safetensors`."""
+    """Writes `spec.json` and `params.safetensors`; `params` are whole arrays of this host."""
     from distill.artifacts import write_json
     from distill.models.storage import save_params
 

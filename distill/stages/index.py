@@ -12,12 +12,17 @@ KEYPHRASES, ITEMS, INDEX = "keyphrases.npy", "items.npy", "index"
 
 
 def run(context: Context, folder: Path) -> dict[str, Any]:
+    """Every process embeds; the index itself is the work of one."""
+    items, keyphrases = context.embeddings(*load_model(context.folder("student") / "model"))
+    return context.processes.on_first(lambda: _build(context, folder, items, keyphrases))
+
+
+def _build(context: Context, folder: Path, items: Any, keyphrases: Any) -> dict[str, Any]:
     import numpy as np
 
     from distill.retrieval.scann_index import build_index
 
     experiment, prepared = context.experiment, context.prepared
-    items, keyphrases = context.embeddings(*load_model(context.folder("student") / "model"))
     np.save(folder / ITEMS, items)
     np.save(folder / KEYPHRASES, keyphrases)
     items, keyphrases = (indexed_width(context, vectors) for vectors in (items, keyphrases))
@@ -69,4 +74,5 @@ STAGE = Stage(
     inputs=("prepare", "student"),
     run=run,
     published=files_below(KEYPHRASES, ITEMS, INDEX),
+    everywhere=True,
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 from pathlib import Path
 from typing import Any
@@ -50,6 +51,7 @@ def _encoder(context: Context, folder: Path) -> dict[str, Any]:
 
         tokenizer = Tokenizer.load(settings.init)
         spec, params = load_pretrained(settings.init, settings.compute_dtype)
+        spec = dataclasses.replace(spec, attention=settings.attention)
         check_width(context.experiment.student, spec.width)
         if max(settings.item_tokens, settings.row_tokens) > spec.max_positions:
             longest = settings.item_tokens + settings.keyphrase_tokens
@@ -70,6 +72,7 @@ def _encoder(context: Context, folder: Path) -> dict[str, Any]:
             mlp_width=settings.mlp_width,
             max_positions=settings.item_tokens + settings.keyphrase_tokens,
             compute_dtype=settings.compute_dtype,
+            attention=settings.attention,
         )
         params = {"encoder": init_encoder(spec, context.experiment.seed)}
     tokenizer.save(folder / "tokenizer", settings.item_tokens)
@@ -108,7 +111,5 @@ def _is_output(path: Path) -> bool:
 
 def _without_dir(experiment: Any) -> dict[str, Any]:
     """The data settings; where the directory lies does not matter, its content is hashed."""
-    import dataclasses
-
     settings = dataclasses.asdict(experiment.data)
     return settings | {"dir": bool(settings["dir"])}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,6 @@ from distill.stages.judge import judged
 def run(context: Context, folder: Path) -> dict[str, Any]:
     import numpy as np
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
     from distill.retrieval.candidates import gather_candidates, source_names
 
@@ -28,8 +28,8 @@ def run(context: Context, folder: Path) -> dict[str, Any]:
         clicked = clicks["clicks"] > 0
         known["clicked"] = (clicks["item"][clicked], clicks["keyphrase"][clicked])
     sources = {
-        "lexical": lexical_candidates(context, items, settings.lexical) if settings.lexical else _none(items),
-        "dense": dense_candidates(context, items, settings.dense) if settings.dense else _none(items),
+        "lexical": lexical_candidates(context, items, settings.lexical),
+        "dense": dense_candidates(context, items, settings.dense),
     }
     found = gather_candidates(
         sources=sources,
@@ -39,15 +39,17 @@ def run(context: Context, folder: Path) -> dict[str, Any]:
         seed=context.experiment.seed,
         items=items,
     )
+    context.processes.check_same("score: candidates", found.item, found.keyphrase)
     scorer = context.pair_scorer()
     shards = -(-len(found.item) // settings.shard_pairs)
+    there = set(context.processes.on_first(lambda: sorted(path.name for path in folder.glob("part-*.parquet"))))
     clock, scored = time.perf_counter(), 0
     with context.reporter.progress("score", len(found.item)) as advance:
         for shard in range(shards):
             span = slice(shard * settings.shard_pairs, (shard + 1) * settings.shard_pairs)
             path = folder / f"part-{shard:05d}-of-{shards:05d}.parquet"
             item, keyphrase = found.item[span], found.keyphrase[span]
-            if not path.exists():
+            if path.name not in there:
                 logits = scorer(keyphrase, item)
                 scored += len(item)
                 table = pa.table(
@@ -58,9 +60,7 @@ def run(context: Context, folder: Path) -> dict[str, Any]:
                         "sources": found.source_bits[span],
                     }
                 )
-                temporary = path.with_suffix(".tmp")
-                pq.write_table(table, temporary)
-                temporary.replace(path)
+                context.processes.on_first(functools.partial(_write, table, path))
             advance(len(item), examples_per_second=scored / max(time.perf_counter() - clock, 1e-9))
     names = source_names(sources, known)
     by_source = {f"from_{name}": int((found.source_bits >> b & 1).sum()) for b, name in enumerate(names)}
@@ -68,10 +68,12 @@ def run(context: Context, folder: Path) -> dict[str, Any]:
     return {"scored_pairs": len(found.item), "examples_per_second": rate, **by_source}
 
 
-def _none(items: Any) -> Any:
-    import numpy as np
+def _write(table: Any, path: Path) -> None:
+    import pyarrow.parquet as pq
 
-    return np.zeros((len(items), 0), np.int64)
+    temporary = path.with_suffix(".tmp")
+    pq.write_table(table, temporary)
+    temporary.replace(path)
 
 
 def scored(context: Context) -> dict[str, Any]:
@@ -88,4 +90,5 @@ STAGE = Stage(
     inputs=("prepare", "judge", "assistant"),
     run=run,
     published=lambda folder: sorted(folder.glob("part-*.parquet")),
+    everywhere=True,
 )

@@ -6,28 +6,35 @@ import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from distill.config import DistillLoss, StudentConfig
+from distill.config import DistillLoss, StudentConfig, TaskWeights
 from distill.stages.assistant import held_back_items, ranking_quality
 from distill.stages.base import Context, Stage, files_below, save_model
 from distill.stages.judge import judged
 from distill.stages.score import scored
+from distill.stages.warm_start import starting_point, warm_start_hash
 
 if TYPE_CHECKING:
     from distill.data.item_batches import ItemBatch
 
-ROW_FIELDS = frozenset({"items", "keyphrases"})
+# Everything is split by its first axis, so that each device compares its own items with all keyphrases.
+ROW_FIELDS = frozenset(
+    {"rows", "item_slots", "keyphrase_slots", "candidates", "teacher", "passed", "targets", "positives"}
+)
+TABLES = {"clicks": "clicked", "search_relevance": "searched", "distill": "teacher"}
 
 
 def run(context: Context, folder: Path) -> dict[str, Any]:
-    import jax
     import numpy as np
 
-    from distill.data.item_batches import ItemBatches, Quota, join_signals
+    from distill.data.item_batches import ItemBatches, Quota
+    from distill.data.mixing import plan_tasks, task_shares
+    from distill.data.pair_pool import join_signals
     from distill.data.stream import stream_steps
     from distill.models import bi_encoder
-    from distill.parallel.mesh import batch_shards, to_global
+    from distill.models.flops import TRAINING, embed_flops
+    from distill.parallel.mesh import batch_shards, to_global, to_host
     from distill.retrieval.encoding import embed_texts
-    from distill.train.loop import fit
+    from distill.train.loop import Batch, fit
     from distill.train.objectives import make_student_loss, student_extras
     from distill.train.optimizer import make_optimizer
     from distill.train.state import create_state
@@ -38,49 +45,65 @@ def run(context: Context, folder: Path) -> dict[str, Any]:
     name = context.arm or "student"
     held_back = held_back_items(context)
     settings, signals = _signals(context, settings, name)
-    pool = join_signals(**signals, keyphrases=len(prepared.keyphrases), exclude=held_back)
     # Arms see other signals and so other items, but every arm takes as many steps as the student.
     training_items = int((~prepared.item_is_holdout).sum()) - len(held_back)
     steps = max(1, round(settings.epochs * training_items / settings.batch_items))
-    tasks = settings.tasks
-    data = ItemBatches(
-        pool,
-        context.item_tokens,
-        context.keyphrase_tokens,
-        batch_items=settings.batch_items,
-        topic_items=settings.topic_items,
-        quota=Quota(
-            teacher=settings.candidates_per_item if tasks.distill else 0,
-            searched=settings.searched_per_item if tasks.search_relevance else 0,
-            clicked=settings.clicked_per_item if tasks.clicks else 0,
-        ),
-        row_tokens=row_tokens,
-        shards=batch_shards(mesh),
-        steps=steps,
-        seed=seed,
+    shards = batch_shards(mesh)
+    chunk_rows = settings.chunk_rows * shards
+
+    def make_data(tasks: TaskWeights, signals: dict[str, Any], steps: int) -> ItemBatches:
+        return ItemBatches(
+            join_signals(**signals, keyphrases=len(prepared.keyphrases), exclude=held_back),
+            context.item_tokens,
+            context.keyphrase_tokens,
+            batch_items=settings.batch_items,
+            topic_items=settings.topic_items,
+            quota=Quota(
+                teacher=settings.candidates_per_item if tasks.distill else 0,
+                searched=settings.searched_per_item if tasks.search_relevance else 0,
+                clicked=settings.clicked_per_item if tasks.clicks else 0,
+            ),
+            row_tokens=row_tokens,
+            shards=shards,
+            steps=steps,
+            seed=seed,
+            chunk_rows=chunk_rows,
+        )
+
+    parts = _parts(settings, signals)
+    sizes = {part: sum(len(table[0]) for table in own.values() if table) for part, (_, own) in parts.items()}
+    plan = plan_tasks(task_shares(settings, sizes), steps, seed)
+    data = {part: make_data(tasks, own, plan.turns[part]) for part, (tasks, own) in parts.items()}
+
+    plain, start = starting_point(context, "student")
+    spec = dataclasses.replace(plain, dropout=settings.dropout, remat=experiment.encoder.remat)
+    params = {"encoder": start["encoder"]} | (
+        {"search_relevance": student_extras()} if settings.tasks.search_relevance else {}
     )
 
-    spec, initial = context.initial_encoder()
-    spec = dataclasses.replace(spec, dropout=settings.dropout)
-    params = {"encoder": initial["encoder"]} | (
-        {"search_relevance": student_extras()} if tasks.search_relevance else {}
-    )
-
-    def build(step: int) -> tuple[dict[str, Any], int]:
-        batch = data.build(step)
-        return batch_arrays(batch), int((batch.candidates >= 0).sum())
+    def build(step: int) -> tuple[str, dict[str, Any], tuple[int, int, int]]:
+        part = plan.names[plan.task[step]]
+        batch = data[part].build(int(plan.turn[step]))
+        return part, batch_arrays(batch), (batch.pairs, batch.tokens, TRAINING * embed_flops(spec, *data[part].budget))
 
     def batches(start: int) -> Any:
-        for batch, count in stream_steps(build, start, steps):
-            yield to_global(mesh, batch, ROW_FIELDS), count
+        for part, batch, counts in stream_steps(build, start, steps):
+            yield Batch((part, to_global(mesh, batch, ROW_FIELDS)), *counts)
 
-    def embedder(texts_per_row: int) -> Any:
+    def batch_ids(step: int) -> dict[str, list[str]]:
+        items, phrases = data[plan.names[plan.task[step]]].ids(int(plan.turn[step]))
+        return {
+            "item_id": [prepared.item_ids[i] for i in items],
+            "keyphrase": [prepared.keyphrases[i] for i in phrases],
+        }
+
+    def embedder(own: ItemBatches) -> Any:
         def embed(params: Any, rows: Any, slots: Any, key: Any) -> Any:
-            return bi_encoder.embed(spec, params, rows, slots, texts_per_row, dropout_key=key)
+            texts = own.budget.texts_per_row
+            return bi_encoder.embed(spec, params, rows, slots, texts, dropout_key=key, chunk_rows=chunk_rows)
 
         return embed
 
-    plain = dataclasses.replace(spec, dropout=0.0)
     valid = judged(context)
     valid = {k: v[np.isin(valid["item"], held_back)] for k, v in valid.items()}
     item_ids, item_at = np.unique(valid["item"], return_inverse=True)
@@ -96,34 +119,47 @@ def run(context: Context, folder: Path) -> dict[str, Any]:
 
     optimizer = make_optimizer(settings.optimizer, steps)
     state = create_state(params, optimizer, mesh)
-    sample = data.build(0)
-    context.reporter.line(
-        f"{name}: {len(pool.keyphrase):,} pairs of {len(pool.items):,} items, {steps:,} steps of "
-        f"{data.batch_items} items and about {int((sample.candidates >= 0).sum())} pairs, "
-        f"{100 * data.real_token_share(sample):.0f} % real tokens"
-    )
-    loss = make_student_loss(embedder(data.item_texts_per_row), embedder(data.keyphrase_texts_per_row), settings)
+    for part, own in data.items():
+        context.reporter.line(
+            f"{name}{'' if len(data) == 1 else ' ' + part}: {own.pairs:,} pairs of {own.items:,} items, "
+            f"{plan.turns[part]:,} steps of about {own.items_per_step:.0f} items and {own.build(0).pairs} pairs, "
+            f"{100 * own.real_token_share:.0f} % real tokens"
+        )
+    compiled = {
+        part: compile_step(
+            state,
+            make_student_loss(embedder(data[part]), dataclasses.replace(settings, tasks=tasks)),
+            optimizer,
+            seed,
+        )
+        for part, (tasks, _) in parts.items()
+    }
     done = fit(
         name=name,
         state=state,
-        step_fn=compile_step(state, loss, optimizer, seed),
+        step_fn=lambda state, batch: compiled[batch[0]](state, batch[1]),
         batches=batches,
+        batch_ids=batch_ids,
         steps=steps,
         validate=validate,
         metric="quality",
         validations=settings.validations,
         directory=folder / "training",
         reporter=context.reporter,
+        training=experiment.training,
+        profile=context.profile,
     )
-    save_model(folder / "model", plain, {"encoder": jax.device_get(done.params)["encoder"]})
+    encoder = to_host(done.params["encoder"])
+    context.processes.on_first(lambda: save_model(folder / "model", plain, {"encoder": encoder}))
     return {
-        "pairs": len(pool.keyphrase),
-        "items": len(pool.items),
+        "pairs": sum(own.pairs for own in data.values()),
+        "items": max(own.items for own in data.values()),
         "steps": done.steps,
         "best_step": done.best_step,
         "valid_quality": done.best_metric,
         "examples_per_second": done.examples_per_second,
-        "real_token_share": data.real_token_share(sample),
+        "tokens_per_second": done.tokens_per_second,
+        "real_token_share": min(own.real_token_share for own in data.values()),
         "left_out_tasks": [task for task in ("clicks", "search_relevance") if context.prepared.training(task) is None],
     }
 
@@ -133,15 +169,28 @@ def batch_arrays(batch: ItemBatch) -> dict[str, Any]:
     from distill.models.encoder import PackedTokens
 
     return {
-        "items": PackedTokens(*batch.items[:4]),
-        "item_slots": batch.items.slots,
-        "keyphrases": PackedTokens(*batch.keyphrases[:4]),
-        "keyphrase_slots": batch.keyphrases.slots,
+        "rows": PackedTokens(*batch.texts[:4]),
+        "item_slots": batch.item_slots,
+        "keyphrase_slots": batch.keyphrase_slots,
         "candidates": batch.candidates,
         "teacher": batch.teacher,
         "passed": batch.passed,
-        "clicked": batch.clicked,
-        "drawn_by_click": batch.drawn_by_click,
+        "targets": batch.targets,
+        "positives": batch.positives,
+    }
+
+
+def _parts(settings: StudentConfig, signals: dict[str, Any]) -> dict[str, tuple[TaskWeights, dict[str, Any]]]:
+    """What a step may train, by name: all tasks together, or each with its own table alone."""
+    present = [task for task, table in TABLES.items() if signals[table] is not None]
+    if settings.mixing == "joint" or len(present) == 1:
+        return {"joint": (settings.tasks, signals)}
+    return {
+        task: (
+            TaskWeights(**{other: getattr(settings.tasks, other) if other == task else 0.0 for other in TABLES}),
+            {table: signals[table] if table == TABLES[task] else None for table in TABLES.values()},
+        )
+        for task in present
     }
 
 
@@ -214,4 +263,6 @@ STAGE = Stage(
     inputs=("prepare", "judge", "score"),
     run=run,
     published=files_below("model"),
+    external=lambda context: warm_start_hash(context, "student"),
+    everywhere=True,
 )

@@ -1,5 +1,7 @@
 import math
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -137,6 +139,55 @@ def test_the_same_keyphrase_twice_leaves_the_loss_as_it_was():
     assert not np.asarray(allowed_negatives(wider, ids))[positives[:, 0], -1].any()
 
 
+def by_index(positives):
+    """A mask [A, T] as indices [A, T] in random order, −1 for none."""
+    order = np.random.default_rng(0).permuted(np.tile(np.arange(positives.shape[1]), (len(positives), 1)), axis=1)
+    return np.where(np.take_along_axis(positives, order, axis=1), order, -1)
+
+
+@pytest.mark.parametrize("chunk_rows", [0, 3, 4, None])
+@pytest.mark.parametrize("seed", range(3))
+def test_in_batch_info_nce_is_info_nce_with_all_other_targets(seed, chunk_rows):
+    x, y, positives, _, _, _ = a_batch(seed, 8, 6)
+    where = np.arange(6) != 2  # a target that is not there
+    positives = positives & where
+    positives[1] = False  # an anchor without positives
+    masks = {"positives": positives, "negatives_allowed": np.tile(where, (8, 1)) & ~positives}
+    expected, expected_gradients = value_and_gradients(x, y, **masks, temperature=0.3)
+    value, gradients = jax.value_and_grad(contrastive.in_batch_info_nce, argnums=(0, 1))(
+        *(jnp.float32(v) for v in (x, y)),
+        positives=by_index(positives),
+        where=where,
+        temperature=0.3,
+        chunk_rows=chunk_rows,
+    )
+    np.testing.assert_allclose(value, expected, rtol=1e-5)
+    for ours, theirs in zip(gradients, expected_gradients):
+        np.testing.assert_allclose(ours, theirs, atol=1e-6)
+    np.testing.assert_array_equal(gradients[1][2], 0.0)
+
+
+def test_in_batch_info_nce_without_anything_to_learn_is_zero():
+    x, y, _, _, _, _ = a_batch(0)
+    nobody, alone = np.full((4, 2), -1), np.zeros((4, 1), int)  # no positive; one, but no other target
+    for indices, where in ((nobody, np.ones(6, bool)), (alone, np.arange(6) == 0)):
+        value, gradient = jax.value_and_grad(contrastive.in_batch_info_nce)(
+            jnp.float32(x), y, positives=indices, where=where, temperature=0.1
+        )
+        assert value == 0.0 and not np.any(gradient)
+
+
+def test_similarities_of_a_large_batch_are_never_all_held():
+    size = 16_384
+
+    def loss(x, y, positives):
+        return contrastive.in_batch_info_nce(x, y, positives=positives, where=jnp.ones(size, bool), temperature=0.05)
+
+    shapes = jax.ShapeDtypeStruct((size, 8), jnp.float32), jax.ShapeDtypeStruct((size, 1), jnp.int32)
+    compiled = jax.jit(jax.grad(loss, argnums=(0, 1))).lower(shapes[0], shapes[0], shapes[1]).compile()
+    assert compiled.memory_analysis().temp_size_in_bytes < size * size  # a quarter of one float32 matrix
+
+
 def test_bad_arguments_are_refused():
     x, y, positives, allowed, _, _ = a_batch(8)
     with pytest.raises(ValueError, match="temperature"):
@@ -145,3 +196,10 @@ def test_bad_arguments_are_refused():
         info_nce(x, y, positives=positives.T, negatives_allowed=allowed, temperature=1.0)
     with pytest.raises(ValueError, match="weights"):
         info_nce(x, y, positives=positives, negatives_allowed=allowed, temperature=1.0, weights=np.ones(6))
+    in_batch, indices, where = contrastive.in_batch_info_nce, by_index(positives), np.ones(6, bool)
+    with pytest.raises(ValueError, match="temperature"):
+        in_batch(x, y, positives=indices, where=where, temperature=0.0)
+    with pytest.raises(ValueError, match=r"positives: shape \(3, 6\)"):
+        in_batch(x, y, positives=indices[:3], where=where, temperature=1.0)
+    with pytest.raises(ValueError, match=r"where: shape \(5,\)"):
+        in_batch(x, y, positives=indices, where=where[:5], temperature=1.0)

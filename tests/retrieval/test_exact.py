@@ -1,3 +1,4 @@
+import jax
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -43,6 +44,20 @@ def test_k_beyond_the_corpus_is_filled_up():
     indices, scores = top_k(vectors(3, 2), vectors(4, 3), 5)
     assert (indices[:, 3:] == -1).all() and np.isneginf(scores[:, 3:]).all()
     assert (np.sort(indices[:, :3]) == np.arange(3)).all()
+
+
+@pytest.mark.parametrize("count", [3, 8, 50, 64])  # a part of nothing but padding, of one row, uneven and even parts
+@pytest.mark.parametrize("k", [1, 7, 50])  # and more than a part holds
+def test_a_corpus_split_over_devices_gives_what_one_device_gives(count, k):
+    # Few different vectors of whole numbers: equal scores everywhere, and across the parts.
+    rng = np.random.default_rng(count)
+    corpus, queries = (rng.integers(-1, 2, (n, 3)).astype(np.float32) for n in (count, 5))
+    whole = top_k(queries, corpus, k, devices=jax.devices()[:1])
+    for devices in (jax.devices(), jax.devices()[:3], None):
+        for one, split in zip(whole, top_k(queries, corpus, k, devices=devices, chunk=2)):
+            np.testing.assert_array_equal(one, split)
+    expected = np.argsort(-(queries @ corpus.T), axis=1, kind="stable")[:, :k]
+    np.testing.assert_array_equal(whole[0][:, : expected.shape[1]], expected)
 
 
 def test_nothing_to_search_or_to_find():
