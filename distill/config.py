@@ -157,6 +157,7 @@ class StudentConfig:
     mixing_shares: TaskShares = dataclasses.field(default_factory=TaskShares)
     distill: DistillLoss = dataclasses.field(default_factory=DistillLoss)
     temperature: float = 0.05  # of the clicks task's in-batch softmax
+    exact_as_clicked: bool = False  # pairs that the judge graded 3 are positives of the clicks task too, beside distill
     widths: tuple[int, ...] = (64, 128)  # Matryoshka prefixes, the full width last
     width_weights: tuple[float, ...] = (1.0, 1.0)
     epochs: float = 4.0  # passes over the training items

@@ -202,13 +202,12 @@ def _signals(context: Context, settings: StudentConfig, name: str) -> tuple[Stud
     prepared = context.prepared
     teacher = searched = clicked = None
     if tasks.clicks:
-        table = prepared.training("clicks")
-        chosen = table["clicks"] > 0 if table is not None else np.zeros(0, bool)
-        if table is None or not chosen.any():
+        positives = _positives(context, exact=settings.exact_as_clicked and tasks.distill > 0)
+        if len(positives[0]):
+            clicked = positives
+        else:
             tasks.clicks = 0.0
             context.reporter.line(f"{name}: no clicked pair to learn from, so the clicks task is left out")
-        else:
-            clicked = (table["item"][chosen], table["keyphrase"][chosen])
     if tasks.search_relevance:
         table = prepared.training("search_relevance")
         if table is None or not len(table["item"]):
@@ -222,6 +221,22 @@ def _signals(context: Context, settings: StudentConfig, name: str) -> tuple[Stud
         raise ValueError(f"{name}: every enabled task's table is missing; add clicks, search_relevance or judgements")
     signals = {"teacher": teacher, "searched": searched, "clicked": clicked}
     return dataclasses.replace(settings, tasks=tasks), signals
+
+
+def _positives(context: Context, exact: bool) -> tuple[Any, Any]:
+    """(item, keyphrase) of the clicks task's positives: what was clicked and, if wanted, what the judge graded 3."""
+    import numpy as np
+
+    tables = []
+    if (clicks := context.prepared.training("clicks")) is not None:
+        tables.append((clicks, clicks["clicks"] > 0))
+    if exact:
+        graded = judged(context)
+        tables.append((graded, ~graded["holdout"] & (graded["grade"] == 3)))
+    return tuple(
+        np.concatenate([np.zeros(0, np.int32), *(table[column][chosen] for table, chosen in tables)])
+        for column in ("item", "keyphrase")
+    )  # type: ignore[return-value]
 
 
 def _teacher(context: Context, settings: DistillLoss) -> tuple[Any, Any, Any]:

@@ -63,7 +63,7 @@ def wait_past_new_checkpoint(process, folder, further):
 
 def finish(folder, steps, environment):
     process = start(folder, steps, environment)
-    _, errors = process.communicate(timeout=300)
+    _, errors = process.communicate(timeout=600)
     assert process.returncode == 0, errors
     return dict(np.load(folder / "final.npz")), errors
 
@@ -114,7 +114,7 @@ def test_sigterm_saves_the_step_and_the_same_command_continues(tmp_path, environ
     process = start(tmp_path, 60, environment)
     step = wait_for_step(process, 20)  # checkpoints at every third, validations at 15, 30, 45
     process.send_signal(signal.SIGTERM)
-    _, errors = process.communicate(timeout=300)
+    _, errors = process.communicate(timeout=600)
     assert process.returncode == 1 and "Traceback" not in errors
     said = re.fullmatch(
         r"error: test: asked to stop by SIGTERM; saved step (\d+) of 60. The same command continues from there",
@@ -134,7 +134,7 @@ def test_sigterm_to_one_of_two_processes_stops_both_after_the_same_step(tmp_path
     try:
         assert wait_for_step(pair[1], 5)
         pair[1].send_signal(signal.SIGTERM)
-        errors = [process.communicate(timeout=300)[1] for process in pair]
+        errors = [process.communicate(timeout=600)[1] for process in pair]
     finally:
         for process in pair:
             process.kill()
