@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint.experimental.v1 as ocp
 from jax.experimental import multihost_utils
+from jax.typing import ArrayLike
 
 from distill.parallel.partition import path_string
 from distill.reporting import Reporter
@@ -46,30 +47,53 @@ class Stored(NamedTuple):
     fault: str  # what does not match its checksum; empty when all is sound
 
 
-def checksum(leaf: jax.Array) -> jax.Array:
-    """A checksum of an array, uint32 []: exact, whatever the sharding and the order of summation.
+def checksum(values: jax.Array, start: ArrayLike | None = None, whole: ArrayLike | None = None) -> jax.Array:
+    """A checksum of an array, uint32 []: exact, whatever the order of summation.
 
     Each element's bits and place go through MurmurHash3's finaliser, a bijection, and are summed modulo 2^32: any
-    change of one element is seen, any other with probability 1 - 2^-32.
+    change of one element is seen, any other with probability 1 - 2^-32. Of a piece at `start` [ndim] of an array of
+    the shape `whole` [ndim] it is that piece's part of the sum.
     """
-    words = {1: jnp.uint8, 2: jnp.uint16}.get(leaf.dtype.itemsize, jnp.uint32)
-    bits = leaf if leaf.dtype == jnp.bool_ else jax.lax.bitcast_convert_type(leaf, words)
-    place, stride = jnp.zeros(bits.shape, jnp.uint32), 1
+    words = {1: jnp.uint8, 2: jnp.uint16}.get(values.dtype.itemsize, jnp.uint32)
+    bits = values if values.dtype == jnp.bool_ else jax.lax.bitcast_convert_type(values, words)
+    start = jnp.zeros(bits.ndim, jnp.uint32) if start is None else jnp.asarray(start, jnp.uint32)
+    whole = jnp.asarray(bits.shape if whole is None else whole, jnp.uint32)
+    place, stride = jnp.zeros(bits.shape, jnp.uint32), jnp.uint32(1)
     for axis in reversed(range(bits.ndim)):
-        place += jax.lax.broadcasted_iota(jnp.uint32, bits.shape, axis) * jnp.uint32(stride % 2**32)
-        stride *= bits.shape[axis]
+        place += (start[axis] + jax.lax.broadcasted_iota(jnp.uint32, bits.shape, axis)) * stride
+        stride *= whole[axis]
     mixed = bits.astype(jnp.uint32) ^ (place * jnp.uint32(0x9E3779B1))
     mixed = (mixed ^ (mixed >> 16)) * jnp.uint32(0x85EBCA6B)
     mixed = (mixed ^ (mixed >> 13)) * jnp.uint32(0xC2B2AE35)
     return jnp.sum(mixed ^ (mixed >> 16), dtype=jnp.uint32)
 
 
-def checksums(tree: Any, sharding: jax.sharding.Sharding | None = None) -> dict[str, int]:
-    """Path → checksum of each leaf. `sharding` must replicate where the arrays span several processes."""
-    # Compiled for each shape rather than for the whole tree, which takes seconds on a deep model.
-    compiled = jax.jit(checksum, out_shardings=sharding)
-    sums = {path_string(path): compiled(leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
-    return {name: int(value) for name, value in jax.device_get(sums).items()}
+_checksum = jax.jit(checksum)
+
+
+def checksums(tree: Any) -> dict[str, int]:
+    """Path → checksum of each leaf, the same however the leaves are split over devices and processes.
+
+    Every device sums what it holds, with no exchange among them: many small programs that exchange, queued at once, can
+    wait for one another for ever on a CPU.
+    """
+    parts: dict[str, list[jax.Array]] = {}
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        pieces = [piece for piece in leaf.addressable_shards if piece.replica_id == 0]
+        parts[path_string(path)] = [
+            _checksum(piece.data, _array([place.start or 0 for place in piece.index]), _array(leaf.shape))
+            for piece in pieces
+        ]
+    sums = {name: sum(map(int, values)) for name, values in jax.device_get(parts).items()}
+    if jax.process_count() > 1:
+        mine = np.asarray([value % 2**32 for value in sums.values()], np.uint32)
+        total = np.asarray(multihost_utils.process_allgather(mine), np.uint64).sum(axis=0)
+        sums = dict(zip(sums, total.tolist()))
+    return {name: value % 2**32 for name, value in sums.items()}
+
+
+def _array(values: Sequence[int]) -> np.ndarray:
+    return np.asarray(values, np.uint32)
 
 
 class Checkpoints:
@@ -93,7 +117,6 @@ class Checkpoints:
         self.directory = Path(directory).absolute()
         self._metric, self._reporter = metric, reporter
         self._like = abstract_state(like)._asdict()
-        self._replicated = like.step.sharding
         steps = _steps(self.directory)
         faulty = [(step, fault) for step in steps if (fault := _missing(self.directory / str(step)))]
         _barrier("checkpoints listed")
@@ -119,7 +142,7 @@ class Checkpoints:
         A checkpoint of the same step is replaced.
         """
         tree = state._asdict()
-        described: dict[str, Any] = {"checksums": checksums(tree, self._replicated)}
+        described: dict[str, Any] = {"checksums": checksums(tree)}
         self._checkpointer.save_async(
             int(state.step),
             tree,
@@ -174,7 +197,7 @@ class Checkpoints:
         if _any_process(bool(fault)):
             fault = fault or "cannot be read by another process"
         else:
-            fault = _changed(checksums(tree, self._replicated), expected)
+            fault = _changed(checksums(tree), expected)
         if fault:
             self._move_aside(step, fault)
             self._checkpointer.reload()

@@ -10,7 +10,7 @@ import pytest
 
 from distill.config import ParallelConfig
 from distill.parallel.mesh import make_mesh
-from distill.train.checkpoint import CheckpointError, Checkpoints, checksum, read_checkpoint
+from distill.train.checkpoint import CheckpointError, Checkpoints, checksum, checksums, read_checkpoint
 from distill.train.state import create_state
 from tests.train.problems import Lines
 
@@ -91,9 +91,10 @@ def test_the_checksum_is_that_of_murmur_and_the_same_on_any_mesh():
     words = values.view(np.uint32).reshape(-1).tolist()
     expected = sum(murmur_finaliser(word ^ (i * 0x9E3779B1) % 2**32) for i, word in enumerate(words)) % 2**32
     assert int(checksum(jnp.asarray(values))) == expected
-    mesh = make_mesh(ParallelConfig(2, 4, 1))
-    split = jax.device_put(values, jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("fsdp", "data")))
-    assert int(jax.jit(checksum)(split)) == expected
+    mesh = make_mesh(ParallelConfig(2, 2, 2))
+    for spec in (("fsdp", "data"), (None, ("data", "fsdp")), (("fsdp", "tensor"),), ()):
+        split = jax.device_put(values, jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(*spec)))
+        assert checksums({"leaf": split, "scalar": jnp.int32(3)})["leaf"] == expected, spec
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16, jnp.int32, jnp.uint8, jnp.bool_])
