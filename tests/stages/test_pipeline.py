@@ -133,8 +133,9 @@ def test_a_second_run_does_nothing_and_says_so(finished):
     assert {path: path.stat().st_mtime_ns for path in workdir.rglob("*") if path.is_file()} == before
 
 
-def test_a_changed_setting_runs_what_depends_on_it_alone(finished):
-    workdir, _ = finished
+def test_a_changed_setting_runs_what_depends_on_it_alone(finished, tmp_path):
+    workdir = tmp_path / "copy"
+    subprocess.run(["cp", "-r", str(finished[0]), str(workdir)], check=True)
     changed = run("recommend", workdir, "--config.recommend.keep=3")
     assert changed.returncode == 0, changed.stderr
     assert max(pq.read_table(sorted((workdir / "recommendations").glob("part-*.parquet")))["rank"].to_pylist()) <= 3
