@@ -166,7 +166,8 @@ def _number(environment: Mapping[str, str], name: str) -> int:
 def join(start: Startup) -> Processes:
     """Joins the other processes and returns what they agree through; must come before any use of a device.
 
-    JAX ends the process, saying why, when the others do not arrive within five minutes.
+    JAX ends the process, saying why, when the others do not arrive within five minutes. On CPU give each process one
+    device: with several, more than about 30 unfinished programs that exchange data block each other for ever.
     """
     if start.alone:
         return Processes()

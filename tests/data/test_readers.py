@@ -6,7 +6,7 @@ import json
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from distill.data import readers
@@ -156,6 +156,7 @@ def test_csv_round_trip_whatever_the_block_size(tmp_path_factory, rows, size):
 
 
 @given(content=st.binary(max_size=60) | st.text(st.sampled_from('a"\n,\t\r{}:é'), max_size=60).map(str.encode))
+@example(content=b"\xef\xbb\xbf")
 @pytest.mark.parametrize("kind", ["tsv", "csv", "jsonl"])
 def test_any_bytes_give_every_line_once_whatever_the_block_size(tmp_path_factory, kind, content):
     head = b"" if kind == "jsonl" else b"keyphrase\tsearch_volume\n" if kind == "tsv" else b"keyphrase,search_volume\n"
@@ -171,7 +172,7 @@ def test_any_bytes_give_every_line_once_whatever_the_block_size(tmp_path_factory
                 outcomes.append("error")
     assert outcomes[0] == outcomes[1]
     if kind != "csv" and outcomes[0] != "error":
-        lines = (head + content).split(b"\n")
+        lines = (head + content).removeprefix(b"\xef\xbb\xbf").split(b"\n")
         blank = {
             number for number, raw in enumerate(lines, 1) if not (raw.strip() if kind == "jsonl" else raw.rstrip(b"\r"))
         }
