@@ -1,8 +1,8 @@
-"""The embedded marketplace, an encoder from scratch, no downloads: about five minutes on two cores.
+"""The embedded marketplace, an encoder from scratch, no downloads: about four minutes on two cores.
 
 python -m launch.pipeline --config=configs/quickstart.py --workdir=runs/quickstart
 
-Clicks are few, as most listings' are: about four clicked keyphrases a listing, of which three in five are truly right.
+Clicks are few, as most listings' are: about five clicked keyphrases a listing, of which three in five are truly right.
 The judge is asked about 48 keyphrases a listing, most of them near in meaning, and is wrong on more than a third.
 
 An encoder without pretraining makes a weak cross-encoder: comparing two texts takes it far longer to learn than placing
