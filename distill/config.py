@@ -124,15 +124,6 @@ class TaskWeights:
 
 
 @dataclasses.dataclass
-class TaskShares:
-    """Shares of the steps that each task trains under `student.mixing = "fixed"`; only their ratios count."""
-
-    clicks: float = 1.0
-    search_relevance: float = 1.0
-    distill: float = 1.0
-
-
-@dataclasses.dataclass
 class DistillLoss:
     """Terms of the distillation task."""
 
@@ -154,7 +145,7 @@ class StudentConfig:
     # by those to the power 1 / mixing_temperature (`temperature`), or by mixing_shares (`fixed`).
     mixing: str = "joint"
     mixing_temperature: float = 2.0  # 1 is proportional, large is even
-    mixing_shares: TaskShares = dataclasses.field(default_factory=TaskShares)
+    mixing_shares: TaskWeights = dataclasses.field(default_factory=lambda: TaskWeights(1.0, 1.0, 1.0))  # ratios count
     distill: DistillLoss = dataclasses.field(default_factory=DistillLoss)
     temperature: float = 0.05  # of the clicks task's in-batch softmax
     exact_as_clicked: bool = False  # pairs that the judge graded 3 are positives of the clicks task too, beside distill

@@ -18,6 +18,11 @@ class PairPool(NamedTuple):
     clicked: np.ndarray  # bool [P]
 
 
+def pair_keys(item: np.ndarray, keyphrase: np.ndarray, keyphrases: int) -> np.ndarray:
+    """One number a pair, int64: key // keyphrases is the item, key % keyphrases the keyphrase."""
+    return item.astype(np.int64) * keyphrases + keyphrase
+
+
 def join_signals(
     *,
     teacher: tuple[np.ndarray, np.ndarray, np.ndarray] | None,
@@ -32,7 +37,7 @@ def join_signals(
     leaves a signal out. Raises ValueError when no pair is left.
     """
     given = [table for table in (teacher, searched, clicked) if table is not None]
-    keys = [table[0].astype(np.int64) * keyphrases + table[1] for table in given]
+    keys = [pair_keys(table[0], table[1], keyphrases) for table in given]
     joined = np.unique(np.concatenate(keys)) if keys else np.zeros(0, np.int64)
     joined = joined[~np.isin(joined // keyphrases, exclude)]
     if not len(joined):
@@ -41,7 +46,7 @@ def join_signals(
     def column(table: tuple | None, fill: float, dtype: type) -> np.ndarray:
         values = np.full(len(joined), fill, dtype)
         if table is not None:
-            key = table[0].astype(np.int64) * keyphrases + table[1]
+            key = pair_keys(table[0], table[1], keyphrases)
             at = np.searchsorted(joined, key)
             known = (at < len(joined)) & (joined[np.minimum(at, len(joined) - 1)] == key)
             values[at[known]] = table[2][known] if len(table) > 2 else True

@@ -199,6 +199,11 @@ class Prepared:
                 columns[column] = values.to_numpy()
         return columns
 
+    def pair_columns(self, item: np.ndarray, keyphrase: np.ndarray) -> dict[str, pa.Array]:
+        """`item_id` and `keyphrase` of index pairs: what `pairs` reads back."""
+        names = {"item_id": (self.item_ids, item), "keyphrase": (self.keyphrases, keyphrase)}
+        return {column: pa.array(values).take(pa.array(at)) for column, (values, at) in names.items()}
+
     def training(self, name: str) -> dict[str, np.ndarray] | None:
         """Training rows of clicks, search_relevance, judgements or recommendations; None without such a table."""
         return self._pairs(name)

@@ -15,6 +15,7 @@ from distill.reporting import Reporter
 
 if TYPE_CHECKING:
     import jax
+    import pyarrow as pa
 
     from distill.data.tables import Prepared
     from distill.data.tokenizing import Ragged, Tokenizer
@@ -162,6 +163,22 @@ def arm_experiment(experiment: Experiment, arm: str) -> Experiment:
     else:
         raise ValueError(f"unknown arm {arm!r}")
     return dataclasses.replace(experiment, student=student)
+
+
+def write_table(path: Path, table: pa.Table) -> None:
+    """Writes a whole Parquet file or nothing."""
+    import pyarrow.parquet as pq
+
+    temporary = path.with_suffix(".tmp")
+    pq.write_table(table, temporary)
+    temporary.replace(path)
+
+
+def read_tables(folder: Path, pattern: str, columns: list[str] | None = None) -> pa.Table:
+    """The rows of all Parquet files of that pattern, in the order of their names."""
+    import pyarrow.dataset as ds
+
+    return ds.dataset(sorted(str(path) for path in folder.glob(pattern))).to_table(columns=columns)
 
 
 def save_model(directory: Path, spec: EncoderSpec, params: Any) -> None:

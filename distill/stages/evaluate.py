@@ -111,6 +111,7 @@ def _alignment(context: Context, table: Any, models: dict[str, Any]) -> None:
     """What would be recommended: does the search engine pass it, does the calibrated assistant find it relevant?"""
     import numpy as np
 
+    from distill.data.pair_pool import pair_keys
     from distill.evaluate.metric_table import add_alignment, add_coverage
     from distill.judge.calibration import Calibration
 
@@ -128,7 +129,7 @@ def _alignment(context: Context, table: Any, models: dict[str, Any]) -> None:
         context.reporter.line("evaluate: no search_relevance row of a held-out item, so align/ metrics are left out")
     passed = np.zeros(0, np.int64)
     if searched is not None:
-        keys = searched["item"].astype(np.int64) * len(prepared.keyphrases) + searched["keyphrase"]
+        keys = pair_keys(searched["item"], searched["keyphrase"], len(prepared.keyphrases))
         passed = keys[searched["passed"].astype(bool)]
     for name, model in models.items():
         found = padded_top(model.top(items, TOP))
@@ -137,7 +138,7 @@ def _alignment(context: Context, table: Any, models: dict[str, Any]) -> None:
         logits[row, place] = models["assistant"].score(found[row, place], items[row])
         if searched is not None:
             # A pair that the search engine's table does not hold was not passed.
-            search = np.isin(items[:, None].astype(np.int64) * len(prepared.keyphrases) + found, passed) & (found >= 0)
+            search = np.isin(pair_keys(items[:, None], found, len(prepared.keyphrases)), passed) & (found >= 0)
             add_alignment(table, name, found, search, calibration.probability(logits) >= 0.5)
         add_coverage(table, name, (logits >= threshold).sum(axis=1))
 

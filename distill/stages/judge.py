@@ -40,8 +40,7 @@ def run(context: Context, folder: Path) -> dict[str, Any]:
     item, keyphrase = np.array(columns["item"]), np.array(columns["keyphrase"])
     table = pa.table(
         {
-            "item_id": pa.array(prepared.item_ids).take(pa.array(item)),
-            "keyphrase": pa.array(prepared.keyphrases).take(pa.array(keyphrase)),
+            **prepared.pair_columns(item, keyphrase),
             "grade": pa.array(columns["grade"], pa.int8()),
             "judge": columns["judge"],
             "rubric": columns["rubric"],

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from distill.data.pair_pool import pair_keys
 from distill.stages.base import Context, load_model
 from distill.stages.index import ITEMS, KEYPHRASES, prefix
 from distill.stages.recommend import candidates
@@ -82,21 +83,18 @@ class Remembered:
 
     def remember(self, keyphrase: np.ndarray, item: np.ndarray, logits: np.ndarray) -> None:
         """Takes over pairs that the same scorer has read elsewhere; a pair twice keeps its first logit."""
-        keys = np.concatenate([self._keys, self._key(keyphrase, item)])
+        keys = np.concatenate([self._keys, pair_keys(item, keyphrase, self._keyphrases)])
         values = np.concatenate([self._values, logits])
         self._keys, first = np.unique(keys, return_index=True)
         self._values = values[first]
 
     def __call__(self, keyphrase: np.ndarray, item: np.ndarray) -> np.ndarray:
-        keys = self._key(keyphrase, item)
+        keys = pair_keys(item, keyphrase, self._keyphrases)
         fresh = np.setdiff1d(keys, self._keys)
         if len(fresh):
             pairs = fresh % self._keyphrases, fresh // self._keyphrases
             self.remember(*pairs, self._scorer(*pairs))
         return self._values[np.searchsorted(self._keys, keys)]
-
-    def _key(self, keyphrase: np.ndarray, item: np.ndarray) -> np.ndarray:
-        return item.astype(np.int64) * self._keyphrases + keyphrase
 
 
 def load_models(context: Context) -> dict[str, Bi | Bm25 | Assistant]:

@@ -11,7 +11,7 @@ from typing import Any
 
 from distill.artifacts import read_json, write_json
 from distill.stages.assistant import CALIBRATION
-from distill.stages.base import Context, Stage
+from distill.stages.base import Context, Stage, read_tables, write_table
 from distill.stages.index import INDEX, ITEMS, indexed_width
 
 SHARD_ITEMS = 1024  # a shard is the unit of resuming
@@ -118,16 +118,13 @@ def _write(path: Path, context: Context, items: Any, found: Any, cosines: Any, l
     """Writes one shard's recommendations and all its candidates; returns what happened to these."""
     import numpy as np
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
-    prepared = context.prepared
     row, place, fate = decided
     kept = fate == FATES.index("kept")
     logit = logits[row, place].astype(np.float32)
     candidates = pa.table(
         {
-            "item_id": pa.array(prepared.item_ids).take(pa.array(items[row])),
-            "keyphrase": pa.array(prepared.keyphrases).take(pa.array(found[row, place])),
+            **context.prepared.pair_columns(items[row], found[row, place]),
             "score": cosines[row, place].astype(np.float32),
             "logit": logit,
             "fate": pa.array(FATES).take(pa.array(fate)),
@@ -144,9 +141,7 @@ def _write(path: Path, context: Context, items: Any, found: Any, cosines: Any, l
         "sources": pa.array([["student"]] * len(chosen), pa.list_(pa.string())),
     }
     for name, table in ((path, pa.table(columns)), (path.with_name(CANDIDATES + path.name), candidates)):
-        temporary = name.with_suffix(".tmp")
-        pq.write_table(table, temporary)
-        temporary.replace(name)
+        write_table(name, table)
     counts = dict(zip(FATES, np.bincount(fate, minlength=len(FATES)).tolist()))
     return {
         "items": len(items),
@@ -158,18 +153,12 @@ def _write(path: Path, context: Context, items: Any, found: Any, cosines: Any, l
 
 def recommendations(context: Context) -> Any:
     """The table of all recommendations: item_id, keyphrase, rank, score (cosine), relevance (0–1), sources."""
-    return _tables(context, "part-*.parquet")
+    return read_tables(context.folder("recommend"), "part-*.parquet")
 
 
 def candidates(context: Context) -> dict[str, Any]:
     """What was retrieved, as index pairs: item, keyphrase, score, the assistant's logit, fate (one of FATES)."""
-    return context.prepared.pairs(_tables(context, f"{CANDIDATES}*.parquet"))
-
-
-def _tables(context: Context, pattern: str) -> Any:
-    import pyarrow.dataset as ds
-
-    return ds.dataset(sorted(str(p) for p in context.folder("recommend").glob(pattern))).to_table()
+    return context.prepared.pairs(read_tables(context.folder("recommend"), f"{CANDIDATES}*.parquet"))
 
 
 STAGE = Stage(

@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from distill.stages.base import Context, Stage
+from distill.stages.base import Context, Stage, read_tables, write_table
 from distill.stages.candidates import dense_candidates, lexical_candidates
 from distill.stages.judge import judged
 
@@ -54,13 +54,12 @@ def run(context: Context, folder: Path) -> dict[str, Any]:
                 scored += len(item)
                 table = pa.table(
                     {
-                        "item_id": pa.array(prepared.item_ids).take(pa.array(item)),
-                        "keyphrase": pa.array(prepared.keyphrases).take(pa.array(keyphrase)),
+                        **prepared.pair_columns(item, keyphrase),
                         "logit": logits,
                         "sources": found.source_bits[span],
                     }
                 )
-                context.processes.on_first(functools.partial(_write, table, path))
+                context.processes.on_first(functools.partial(write_table, path, table))
             advance(len(item), examples_per_second=scored / max(time.perf_counter() - clock, 1e-9))
     names = source_names(sources, known)
     by_source = {f"from_{name}": int((found.source_bits >> b & 1).sum()) for b, name in enumerate(names)}
@@ -68,20 +67,10 @@ def run(context: Context, folder: Path) -> dict[str, Any]:
     return {"scored_pairs": len(found.item), "examples_per_second": rate, **by_source}
 
 
-def _write(table: Any, path: Path) -> None:
-    import pyarrow.parquet as pq
-
-    temporary = path.with_suffix(".tmp")
-    pq.write_table(table, temporary)
-    temporary.replace(path)
-
-
 def scored(context: Context) -> dict[str, Any]:
     """Columns item, keyphrase (indices) and logit of all scored pairs."""
-    import pyarrow.dataset as ds
-
-    files = sorted(str(p) for p in context.folder("score").glob("part-*.parquet"))
-    return context.prepared.pairs(ds.dataset(files).to_table(columns=["item_id", "keyphrase", "logit"]))
+    table = read_tables(context.folder("score"), "part-*.parquet", ["item_id", "keyphrase", "logit"])
+    return context.prepared.pairs(table)
 
 
 STAGE = Stage(

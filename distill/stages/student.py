@@ -243,6 +243,8 @@ def _teacher(context: Context, settings: DistillLoss) -> tuple[Any, Any, Any]:
     """(item, keyphrase, raw logit) of the pairs that the student imitates."""
     import numpy as np
 
+    from distill.data.pair_pool import pair_keys
+
     graded = judged(context)
     train = ~graded["holdout"]
     label = np.array(context.experiment.assistant.grade_targets)[graded["grade"][train]]
@@ -255,9 +257,9 @@ def _teacher(context: Context, settings: DistillLoss) -> tuple[Any, Any, Any]:
         if not settings.grade_share:
             return item, keyphrase, pairs["logit"]
         target = 1 / (1 + np.exp(-pairs["logit"].astype(np.float64)))
-        keys = item.astype(np.int64) * keyphrases + keyphrase
+        keys = pair_keys(item, keyphrase, keyphrases)
         order = np.argsort(keys)
-        asked = graded["item"][train].astype(np.int64) * keyphrases + graded["keyphrase"][train]
+        asked = pair_keys(graded["item"][train], graded["keyphrase"][train], keyphrases)
         at = order[np.searchsorted(keys, asked, sorter=order)]  # every judged pair was scored too
         target[at] += settings.grade_share * (label - target[at])
     # As logits; sharp labels stay finite.

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from distill.config import StudentConfig, TaskShares
+from distill.config import StudentConfig, TaskWeights
 from distill.data.mixing import plan_tasks, task_shares
 
 PAIRS = {"clicks": 400, "search_relevance": 100, "distill": 10_000}
@@ -22,11 +22,11 @@ def test_shares_by_hand():
     assert shares(mixing="temperature", mixing_temperature=2.0) == pytest.approx(rooted)
     assert shares(mixing="temperature", mixing_temperature=1.0) == pytest.approx(shares(mixing="proportional"))
     fixed = {"clicks": 0.25, "search_relevance": 0.25, "distill": 0.5}
-    assert shares(mixing="fixed", mixing_shares=TaskShares(2, 2, 4)) == pytest.approx(fixed)
+    assert shares(mixing="fixed", mixing_shares=TaskWeights(2, 2, 4)) == pytest.approx(fixed)
 
 
 def test_a_task_without_data_leaves_its_share_to_the_others():
-    settings = StudentConfig(mixing="fixed", mixing_shares=TaskShares(2, 2, 4))
+    settings = StudentConfig(mixing="fixed", mixing_shares=TaskWeights(2, 2, 4))
     assert task_shares(settings, {"clicks": 5, "distill": 7}) == pytest.approx({"clicks": 1 / 3, "distill": 2 / 3})
     assert task_shares(settings, {"joint": 5}) == {"joint": 1.0}
 

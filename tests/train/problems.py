@@ -43,8 +43,9 @@ def texts(count: int, low: int, high: int, seed: int) -> Ragged:
     )
 
 
-def batches(steps: int, shards: int = 8, seed: int = 0) -> ItemBatches:
-    rng = np.random.default_rng(1)
+def batches(steps: int, *, pairs: int = 1, keyphrase_tokens: tuple[int, int] = (2, 8), **changes) -> ItemBatches:
+    """Batches of 30 items and 60 keyphrases; `pairs` seeds what the signals say of them."""
+    rng = np.random.default_rng(pairs)
     item, keyphrase = rng.integers(0, 30, 500), rng.integers(0, 60, 500)
     clicked = rng.random(500) < 0.3
     pool = join_signals(
@@ -54,18 +55,9 @@ def batches(steps: int, shards: int = 8, seed: int = 0) -> ItemBatches:
         keyphrases=60,
         exclude=np.zeros(0, np.int64),
     )
-    return ItemBatches(
-        pool,
-        texts(30, 4, 20, 2),
-        texts(60, 2, 8, 3),
-        batch_items=8,
-        topic_items=2,
-        quota=Quota(4, 2, 2),
-        row_tokens=32,
-        shards=shards,
-        steps=steps,
-        seed=seed,
-    )
+    settings: dict[str, Any] = {"batch_items": 8, "topic_items": 2, "quota": Quota(4, 2, 2), "row_tokens": 32}
+    settings |= {"shards": 8, "steps": steps, "seed": 0} | changes
+    return ItemBatches(pool, texts(30, 4, 20, 2), texts(60, *keyphrase_tokens, 3), **settings)
 
 
 def params() -> dict:

@@ -9,8 +9,6 @@ import numpy as np
 import pytest
 
 from distill.config import DistillLoss, ParallelConfig, TaskWeights
-from distill.data.item_batches import ItemBatches, Quota
-from distill.data.pair_pool import join_signals
 from distill.losses.contrastive import info_nce
 from distill.models import bi_encoder
 from distill.parallel.mesh import make_mesh, replicated, to_global
@@ -18,7 +16,7 @@ from distill.parallel.partition import tree_shardings
 from distill.stages.student import ROW_FIELDS, _parts, batch_arrays
 from distill.train import objectives
 from distill.train.objectives import make_student_loss, pair_cosines
-from tests.train.problems import SPEC, config, params, texts
+from tests.train.problems import SPEC, batches, config, params
 
 PLAIN = dataclasses.replace(SPEC, dropout=0.0)
 TASKS = ("clicks", "search_relevance", "distill")
@@ -27,29 +25,7 @@ CHUNK_ROWS = 8
 
 @pytest.fixture(scope="module")
 def data():
-    rng = np.random.default_rng(4)
-    item, keyphrase = rng.integers(0, 30, 500), rng.integers(0, 60, 500)
-    clicked = rng.random(500) < 0.3
-    pool = join_signals(
-        teacher=(item, keyphrase, rng.normal(size=500)),
-        searched=(item[:200], keyphrase[:200], (rng.random(200) < 0.5).astype(float)),
-        clicked=(item[clicked], keyphrase[clicked]),
-        keyphrases=60,
-        exclude=np.zeros(0, np.int64),
-    )
-    return ItemBatches(
-        pool,
-        texts(30, 4, 20, 2),
-        texts(60, 4, 14, 3),
-        batch_items=26,
-        topic_items=2,
-        quota=Quota(4, 2, 2),
-        row_tokens=32,
-        shards=8,
-        steps=3,
-        seed=0,
-        chunk_rows=CHUNK_ROWS,
-    )
+    return batches(3, pairs=4, keyphrase_tokens=(4, 14), batch_items=26, chunk_rows=CHUNK_ROWS)
 
 
 def settings(**tasks):
