@@ -157,7 +157,7 @@ def start_peer(python: Path, folder: Path, spec: EncoderSpec, student: Student, 
     """A peer with our initial weights and the same pairs; raises PeerError where there is none."""
     peer = Peer(python, Path(__file__).parent / "peers/gpu_peer.py")
     try:
-        from distill.models.pretrained import to_hugging_face
+        from distill.models.pretrained import bert_config, to_hugging_face
     except ImportError as error:
         raise PeerError(f"{error}; it is needed to hand our weights over") from error
 
@@ -165,20 +165,9 @@ def start_peer(python: Path, folder: Path, spec: EncoderSpec, student: Student, 
     np.savez(weights, **to_hugging_face(jax.device_get(student.params)))  # type: ignore[arg-type]
     batches.write_text(json.dumps([_pairs(each) for each in texts]), encoding="utf-8")
     schedule = make_schedule(OPTIMIZER, steps)
-    config = {
-        "vocab_size": spec.vocab_size,
-        "hidden_size": spec.width,
-        "num_hidden_layers": spec.layers,
-        "num_attention_heads": spec.heads,
-        "intermediate_size": spec.mlp_width,
-        "max_position_embeddings": spec.max_positions,
-        "layer_norm_eps": spec.layer_norm_eps,
-        "hidden_dropout_prob": 0.0,
-        "attention_probs_dropout_prob": 0.0,
-    }
     answer = peer.ask(
         do="load",
-        config=config,
+        config=bert_config(spec),
         weights=str(weights),
         batches=str(batches),
         scale=SCALE,

@@ -11,7 +11,7 @@ from safetensors.numpy import save_file
 
 from distill.data.tokenizing import Tokenizer
 from distill.models.encoder import EncoderSpec, Params
-from distill.models.pretrained import to_hugging_face
+from distill.models.pretrained import bert_config, to_hugging_face
 
 _STUDENT_CARD = """\
 ---
@@ -157,17 +157,7 @@ def _write_bert(
     config = {
         "architectures": [architecture],
         "model_type": "bert",
-        "vocab_size": spec.vocab_size,
-        "hidden_size": spec.width,
-        "num_hidden_layers": spec.layers,
-        "num_attention_heads": spec.heads,
-        "intermediate_size": spec.mlp_width,
-        "max_position_embeddings": spec.max_positions,
-        "type_vocab_size": spec.type_vocab_size,
-        "layer_norm_eps": spec.layer_norm_eps,
-        "hidden_act": spec.activation,
-        "hidden_dropout_prob": spec.dropout,
-        "attention_probs_dropout_prob": 0.0,
+        **bert_config(spec),
         "pad_token_id": tokenizer.pad_id,
         "position_embedding_type": "absolute",
         "dtype": "float32",

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from safetensors import safe_open
 
+from distill.models.depth import first_layers
 from distill.models.encoder import EncoderSpec, Params
 
 # What a snapshot needs; weights in other formats stay on the hub.
@@ -62,11 +63,28 @@ def load_pretrained(
         params["classifier"] = weights.dense("classifier", spec.width, 1)
     weights.close()
     if layers is not None:
-        if not 1 <= layers <= spec.layers:
-            raise PretrainedError(f"{directory}: layers is {layers}, but the checkpoint has {spec.layers}")
-        params["encoder"]["layers"] = {str(i): params["encoder"]["layers"][str(i)] for i in range(layers)}
-        spec = EncoderSpec(**{**spec.__dict__, "layers": layers})
+        try:
+            spec, params["encoder"] = first_layers(spec, params["encoder"], layers)
+        except ValueError as error:
+            raise PretrainedError(f"{directory}: layers is {layers}; {error}") from None
     return spec, params
+
+
+def bert_config(spec: EncoderSpec) -> dict[str, Any]:
+    """The sizes and numerics of an encoder as `BertConfig` names them."""
+    return {
+        "vocab_size": spec.vocab_size,
+        "hidden_size": spec.width,
+        "num_hidden_layers": spec.layers,
+        "num_attention_heads": spec.heads,
+        "intermediate_size": spec.mlp_width,
+        "max_position_embeddings": spec.max_positions,
+        "type_vocab_size": spec.type_vocab_size,
+        "layer_norm_eps": spec.layer_norm_eps,
+        "hidden_act": spec.activation,
+        "hidden_dropout_prob": spec.dropout,
+        "attention_probs_dropout_prob": 0.0,
+    }
 
 
 def to_hugging_face(params: Params) -> dict[str, np.ndarray]:
