@@ -15,6 +15,7 @@ from safetensors import safe_open
 
 from distill.models.depth import first_layers
 from distill.models.encoder import EncoderSpec, Params
+from distill.models.hub import model_files
 
 # What a snapshot needs; weights in other formats stay on the hub.
 _HUB_FILES = (
@@ -52,7 +53,7 @@ def load_pretrained(
       FileNotFoundError: no such directory, hub name or file.
       PretrainedError: not a BERT that we can run, or tensors that are missing, unknown or of a wrong shape.
     """
-    directory = _directory(path_or_hub_name)
+    directory = model_files(path_or_hub_name, _HUB_FILES)
     spec = _spec(directory / "config.json", compute_dtype)
     weights = _Weights(directory, _tensors(directory))
     params: Params = {"encoder": _encoder(spec, weights)}
@@ -128,22 +129,6 @@ def to_hugging_face(params: Params) -> dict[str, np.ndarray]:
     tensors = {f"bert.{name}": value for name, value in tensors.items()}
     dense("classifier", **params["classifier"])
     return tensors
-
-
-def _directory(path_or_hub_name: str | Path) -> Path:
-    path = Path(path_or_hub_name).expanduser()
-    if path.is_dir():
-        return path
-    name = str(path_or_hub_name)
-    if path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1:
-        raise FileNotFoundError(f"no directory {name}; give a directory in Hugging Face format or a hub name")
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
-    try:
-        return Path(snapshot_download(name, allow_patterns=list(_HUB_FILES)))
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError) as error:
-        raise FileNotFoundError(f"{name!r} is no directory, and the hub did not give it: {error}") from error
 
 
 def _spec(path: Path, compute_dtype: str) -> EncoderSpec:

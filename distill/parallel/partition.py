@@ -20,6 +20,11 @@ RULES: tuple[tuple[str, PartitionSpec], ...] = (
     (r"down/kernel$", P("tensor", "fsdp")),
     (r"token/embedding$", P(None, "fsdp")),
     (r"pooler/kernel$", P("fsdp", None)),
+    # The decoder: an axis of key-value heads, each with its queries; vocabularies are large, so they are split too.
+    (r"attention/groups/kernel$", P("fsdp", "tensor", None, None)),
+    (r"attention/groups/bias$", P("tensor", None, None)),
+    (r"gate/kernel$", P("fsdp", "tensor")),
+    (r"(tokens|head)/embedding$", P("tensor", "fsdp")),
     (r".*", P()),
 )
 

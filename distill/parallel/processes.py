@@ -47,7 +47,7 @@ class Processes:
         if self.alone:
             return work()
         if not self.first:
-            answer = self._wait()
+            answer = self._read(self._key())
             self._calls += 1
             return answer
         self._working = True
@@ -61,6 +61,18 @@ class Processes:
         self._tell({"value": value})
         self._calls += 1
         return value
+
+    def gather(self, value: T) -> list[T]:
+        """The JSON values of all processes, in their order, on each of them: nobody goes on before all are here.
+
+        Raises OtherProcessError when another process failed instead.
+        """
+        if self.alone:
+            return [value]
+        _client().key_value_set(self._gather_key(self.index), json.dumps({"value": value}), allow_overwrite=True)
+        values = [self._read(self._gather_key(index)) for index in range(self.count)]
+        self._calls += 1
+        return values
 
     def check_same(self, what: str, *arrays: np.ndarray) -> None:
         """Raises RuntimeError, naming `what`, on a process whose arrays are not those of the first.
@@ -79,19 +91,22 @@ class Processes:
             )
 
     def fail(self, error: BaseException) -> None:
-        """Tells processes that wait for the first one that it failed; of no effect on the others."""
-        if self.first and self.count > 1:
-            self._tell({"error": str(error) or type(error).__name__})
+        """Tells processes that wait for this one that it failed."""
+        if self.count > 1:
+            answer = {"error": str(error) or type(error).__name__}
+            if self.first:
+                self._tell(answer)
+            _client().key_value_set(self._gather_key(self.index), json.dumps(answer), allow_overwrite=True)
 
     def _tell(self, answer: dict[str, Any]) -> None:
         _client().key_value_set(self._key(), json.dumps(answer), allow_overwrite=True)
 
-    def _wait(self) -> Any:
+    def _read(self, key: str) -> Any:
         import jax
 
         while True:
             try:
-                answer = json.loads(_client().blocking_key_value_get(self._key(), _POLL_MS))
+                answer = json.loads(_client().blocking_key_value_get(key, _POLL_MS))
             except jax.errors.JaxRuntimeError as error:
                 if "DEADLINE_EXCEEDED" not in str(error):
                     raise
@@ -102,6 +117,9 @@ class Processes:
 
     def _key(self) -> str:
         return f"distill/on_first/{self._calls}"
+
+    def _gather_key(self, index: int) -> str:
+        return f"distill/gather/{self._calls}/{index}"
 
 
 def _client() -> Any:

@@ -133,7 +133,7 @@ def test_missing_pooler_is_left_out(tmp_path):
 
 
 def test_missing_files_are_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match="no directory"):
+    with pytest.raises(FileNotFoundError, match="is not a directory"):
         load_pretrained(tmp_path / "absent", "float32")
     with pytest.raises(FileNotFoundError, match=r"config\.json"):
         load_pretrained(tmp_path, "float32")

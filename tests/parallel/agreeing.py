@@ -43,10 +43,16 @@ def main(index: int, port: int) -> None:
     processes.check_same("rows", rows)
     found["same"] = outcome(lambda: processes.check_same("candidates", rows + index))
 
+    found["gathered"] = processes.gather({"of": index})
+
     def broken() -> None:
         raise ValueError("no space left on the disc")
 
     found["failed"] = outcome(lambda: processes.on_first(broken))
+    if index == 1:
+        processes.fail(ValueError("process 1 has no model"))
+    else:
+        found["gathering"] = outcome(lambda: processes.gather(0))
     sys.stdout.write(json.dumps(found) + "\n")
 
 

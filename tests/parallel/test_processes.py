@@ -44,6 +44,14 @@ def test_what_was_computed_differently_is_named(pair):
     assert kind == "RuntimeError" and words.startswith("candidates: process 1 computed something else than process 0")
 
 
+def test_each_has_what_all_say(pair):
+    assert [p["gathered"] for p in pair] == [[{"of": 0}, {"of": 1}]] * 2
+
+
+def test_an_error_on_another_process_ends_the_gathering(pair):
+    assert pair[0]["gathering"] == ["OtherProcessError", "process 1 has no model"]
+
+
 def test_an_error_on_the_first_process_stops_both(pair):
     assert pair[0]["failed"] == ["ValueError", "no space left on the disc"]
     assert pair[1]["failed"] == ["OtherProcessError", "no space left on the disc"]
@@ -53,6 +61,7 @@ def test_one_process_just_works():
     alone = Processes()
     assert alone.first and alone.alone
     assert alone.on_first(lambda: (1, 2)) == (1, 2)
+    assert alone.gather("here") == ["here"]
     alone.check_same("rows", np.ones(3))
     with pytest.raises(KeyError):
         alone.on_first(lambda: {}["missing"])

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from scipy import sparse
 
-from distill.data.marketplace import hashing
+from distill.data import hashing
 
 _K1, _B = 1.2, 0.75  # BM25's usual constants
 _NOISE = 0.12  # standard deviation of the engine's own log-scale errors

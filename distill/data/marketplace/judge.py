@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from distill.data.marketplace import hashing
+from distill.data import hashing
 
 # Standard deviations, in grades. Chosen so that on pairs that a search engine showed it agrees with human labels as a
 # large LLM does on real listings (same grade .63, quadratic kappa .54).

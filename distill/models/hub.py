@@ -1,0 +1,30 @@
+"""A model's files, by their path or by a hub name."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+
+def model_files(path_or_hub_name: str | Path, patterns: Sequence[str], *, file_suffix: str = "") -> Path:
+    """The directory of that path, or a snapshot of that name on the hub, of which only `patterns` are fetched.
+
+    Where `file_suffix` is given (such as `.gguf`), a single file that ends in it will do as well.
+
+    Raises FileNotFoundError: no such directory, file or hub name.
+    """
+    path, name = Path(path_or_hub_name).expanduser(), str(path_or_hub_name)
+    if path.is_dir() or (file_suffix and path.suffix == file_suffix and path.is_file()):
+        return path
+    wanted = f"a directory in Hugging Face format, a hub name or a {file_suffix} file"
+    wanted = wanted if file_suffix else "a directory in Hugging Face format or a hub name"
+    is_path = path.exists() or path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1
+    if is_path or (file_suffix and path.suffix == file_suffix):
+        raise FileNotFoundError(f"{name} is not {wanted}; correct the path")
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(name, allow_patterns=list(patterns)))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError) as error:
+        raise FileNotFoundError(f"{name!r} is no directory, and the hub did not give it: {error}") from error
