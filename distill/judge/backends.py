@@ -1,7 +1,7 @@
 """Who grades: a protocol that a language model, a table of old answers and a simulation all fit.
 
-A backend is given requests and yields judgements as they are ready, in any order. What it cannot answer comes back
-with `grade=None` and the reason in `answer`: nothing is dropped, and nothing is turned into a grade.
+A backend is given requests and yields one judgement for each as they are ready, in any order. What it cannot answer
+comes back with `grade=None`, its status and the reason in `answer`: nothing is dropped or turned into a grade.
 """
 
 from __future__ import annotations
@@ -24,25 +24,32 @@ class Request:
     category: tuple[str, ...]
     attributes: Mapping[str, str]
     keyphrase: str
+    repeat: int = 0  # above 0: the same pair asked again, to see how far the judge agrees with itself
 
 
 @dataclasses.dataclass(frozen=True)
 class Judgement:
-    """One answer; `grade` 0–3, or None for an abstention or an unreadable answer."""
+    """One answer; `grade` 0–3 where `status` is `graded`, else None."""
 
     item: int
     keyphrase_index: int
     grade: int | None
     judge: str
-    rubric: str
-    raw_score: float | None = None  # the judge's own continuous score, where it has one
-    answer: str = ""
+    rubric: str  # its name
+    status: str = "graded"  # or `abstained`, `unparsable`, `failed` (no answer came)
+    raw_score: float | None = None  # the judge's own continuous score where it has one: the expected grade, 0–3
+    answer: str = ""  # as the judge wrote it; the error's words where no answer came
+    prompt_tokens: int = 0  # this pair's share of its call, as are the next three
+    completion_tokens: int = 0
+    cost: float = 0.0  # in the currency of the configured prices
+    seconds: float = 0.0
+    repeat: int = 0
 
 
 class Judge(Protocol):
     """A grading backend."""
 
-    name: str
+    name: str  # part of a judgement's identity: what changes the answers changes the name
 
     def judge(self, requests: Iterable[Request]) -> Iterator[Judgement]: ...
 
@@ -57,8 +64,10 @@ class ReplayJudge:
     def judge(self, requests: Iterable[Request]) -> Iterator[Judgement]:
         for request in requests:
             grade = self._grades.get((request.item, request.keyphrase_index))
-            answer = "" if grade is not None else "not in the judgements table"
-            yield Judgement(request.item, request.keyphrase_index, grade, self.name, self._rubric, answer=answer)
+            status, answer = ("graded", "") if grade is not None else ("failed", "not in the judgements table")
+            yield Judgement(
+                request.item, request.keyphrase_index, grade, self.name, self._rubric, status, answer=answer
+            )
 
 
 class SimulatedJudge:

@@ -5,11 +5,14 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping
+from typing import TypedDict
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import expit
 from sklearn.linear_model import LogisticRegression
+
+from distill.judge.agreement import grades_and_labels, same_length
 
 _PRIOR_PAIRS = 10  # of the base rate, added to every precision so that a few lucky top pairs do not decide
 _LEAST_PAIRS, _LEAST_SHARE = 20, 0.02  # a threshold keeps at least so many pairs, so that its precision means something
@@ -135,6 +138,15 @@ class Reliability:
     observed: NDArray[np.float64]  # their relevant share
     count: NDArray[np.int64]
 
+    @property
+    def expected_error(self) -> float:
+        """Expected calibration error: mean distance of predicted and observed, weighted by pairs; NaN without pairs.
+
+        (Naeini, Cooper & Hauskrecht 2015.)
+        """
+        pairs = self.count.sum()
+        return float(np.abs(self.predicted - self.observed) @ self.count / pairs) if pairs else math.nan
+
 
 def reliability(probability: ArrayLike, relevant: ArrayLike, bins: int = 10) -> Reliability:
     """Predicted against observed relevance: on the diagonal, a probability means what it says.
@@ -162,6 +174,61 @@ def reliability(probability: ArrayLike, relevant: ArrayLike, bins: int = 10) -> 
         predicted=np.bincount(which, probability, bins)[used] / count[used],
         observed=np.bincount(which, relevant, bins)[used] / count[used],
         count=count[used],
+    )
+
+
+class ScoreCalibration(TypedDict):
+    """P(human label >= relevant_grade | raw score), fitted on `valid` pairs, measured on `test` pairs."""
+
+    slope: float
+    intercept: float
+    relevant_grade: int
+    valid_pairs: int
+    test_pairs: int
+    expected_error: float  # expected calibration error
+    predicted: list[float]  # of each bin of test pairs, as in `Reliability`
+    observed: list[float]
+    count: list[int]
+
+
+def score_calibration(
+    score: ArrayLike, human: ArrayLike, split: ArrayLike, relevant_grade: int = 3
+) -> ScoreCalibration | None:
+    """What the judge's raw score says of the chance that humans call a pair relevant.
+
+    Args:
+      score: float [N], NaN where the judge gave none; those pairs are left out.
+      human: str [N], as in `judge_agreement`.
+      split: str [N], `valid` or `test`.
+      relevant_grade: lowest human label, as a grade, that counts as relevant.
+
+    Returns:
+      None where one of the splits has no scored pair.
+
+    Raises:
+      ValueError: lengths differ, or a label or split is not one of the above.
+    """
+    score = np.asarray(score, np.float64)
+    _, label = grades_and_labels(np.zeros(score.shape, np.int64), human)
+    split = same_length("split", np.asarray(split, str), score)
+    unknown = sorted(set(split.tolist()) - {"valid", "test"})
+    if unknown:
+        raise ValueError(f"score_calibration: split {unknown[0]!r} is not one of valid, test")
+    valid, test = (np.isfinite(score) & (split == name) for name in ("valid", "test"))
+    if not (valid.any() and test.any()):
+        return None
+    calibration = Calibration.fit(score[valid], label[valid], relevant_grade)
+    table = reliability(calibration.probability(score[test]), label[test] >= relevant_grade)
+    return ScoreCalibration(
+        slope=calibration.slope,
+        intercept=calibration.intercept,
+        relevant_grade=relevant_grade,
+        valid_pairs=int(valid.sum()),
+        test_pairs=int(test.sum()),
+        expected_error=table.expected_error,
+        predicted=table.predicted.tolist(),
+        observed=table.observed.tolist(),
+        count=table.count.tolist(),
     )
 
 
