@@ -11,7 +11,7 @@ found exact joins the clicked pairs as positives, and the assistant speaks for t
 tells apart well, and a few dense candidates.
 """
 
-from distill.config import Experiment, OptimizerConfig
+from distill.config import Experiment, OptimizerConfig, StrataConfig
 
 
 def get_config() -> Experiment:
@@ -19,8 +19,19 @@ def get_config() -> Experiment:
     config.judge.backend = "simulated"
     config.data.marketplace.searches = 60_000
     config.judge.pairs_per_item = 48
-    config.judge.lexical_share = 0.2  # the search engine shows those anyway; the judge is asked about what it hides
-    config.judge.dense_share = 0.7
+    # Few by words or clicks: the search engine shows those anyway; the judge is asked about what it hides.
+    config.judge.strata = StrataConfig(
+        clicked=0.0,
+        shown=0.0,
+        lexical_near=0.1,
+        dense_near=0.35,
+        lexical_far=0.1,
+        dense_far=0.35,
+        never_shown=0.0,
+        random=0.1,
+        near_ranks=20,
+        far_ranks=70,
+    )
     config.encoder.layers = 1
     config.encoder.item_tokens = 40
     config.encoder.keyphrase_tokens = 16

@@ -2,7 +2,7 @@
 
 A stage writes `started.json` first and `manifest.json` last. Both hold a fingerprint of what the stage reads: its part
 of the config, the hashes of its inputs and the data format version. A folder whose fingerprint is out of date is
-emptied; one that is current but unfinished is resumed by the stage itself.
+emptied, but for what its stage keeps; one that is current but unfinished is resumed by the stage itself.
 """
 
 from __future__ import annotations
@@ -71,6 +71,7 @@ class StageFolder:
     path: Path
     config: Mapping[str, Any]  # the part of the experiment that the stage reads, as plain values
     inputs: Mapping[str, str]  # input name → hash
+    keeps: tuple[str, ...] = ()  # entries that stay when the folder is emptied: they say themselves what they hold
 
     @property
     def fingerprint(self) -> str:
@@ -84,8 +85,7 @@ class StageFolder:
         """Makes the folder ready for work: a stale one is emptied, an unfinished one keeps what it has."""
         started = self.path / STARTED
         if not started.exists() or read_json(started)["fingerprint"] != self.fingerprint:
-            if self.path.exists():
-                shutil.rmtree(self.path)
+            self.clear()
             write_json(started, {"fingerprint": self.fingerprint})
         (self.path / MANIFEST).unlink(missing_ok=True)
 
@@ -111,9 +111,14 @@ class StageFolder:
         return manifest
 
     def clear(self) -> None:
-        """Forgets the folder, so that the next run starts from nothing."""
-        if self.path.exists():
-            shutil.rmtree(self.path)
+        """Empties the folder, so that the next run starts from nothing but what it `keeps`."""
+        # First what calls it complete or resumable: whoever finds the rest half deleted must not believe it whole.
+        for name in (MANIFEST, STARTED):
+            (self.path / name).unlink(missing_ok=True)
+        for entry in list(self.path.iterdir()) if self.path.exists() else ():
+            if entry.name in self.keeps:
+                continue
+            shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
 
 
 def read_manifest(path: Path) -> dict[str, Any] | None:

@@ -81,7 +81,7 @@ class Console:
 
 
 def _label(name: str) -> str:
-    return "examples/s" if name == "examples_per_second" else name
+    return name.replace("_per_second", "/s").replace("_", " ")
 
 
 def run(work: Callable[[Context, bool], object]) -> None:
@@ -92,6 +92,7 @@ def run(work: Callable[[Context, bool], object]) -> None:
             sys.exit(f"error: unexpected argument {argv[1]!r}; settings are given as --config.FIELD=VALUE")
         # The libraries' own bookkeeping is not for a person's eyes.
         logging.set_verbosity(logging.WARNING)
+        os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # it warns that PyTorch is absent
         processes = Processes()
         try:
             experiment = _experiment()

@@ -51,6 +51,24 @@ def test_an_unfinished_folder_keeps_its_files_and_a_stale_one_is_emptied(tmp_pat
     assert seen == [True, False]
 
 
+def test_what_a_stage_keeps_outlives_a_stale_folder_and_force(tmp_path):
+    def keeping(**config):
+        return StageFolder("demo", tmp_path / "demo", config, {}, keeps=("store",))
+
+    def work(path):
+        (path / "store").mkdir(exist_ok=True)
+        (path / "shards").mkdir()
+        (path / "store" / "answers").write_text("paid for")
+        return write("x")(path)
+
+    run(keeping(a=1), work)
+    keeping(a=2).open()
+    assert (tmp_path / "demo/store/answers").read_text() == "paid for"
+    assert not (tmp_path / "demo/shards").exists() and not (tmp_path / "demo/out.txt").exists()
+    keeping(a=2).clear()
+    assert [entry.name for entry in (tmp_path / "demo").iterdir()] == ["store"]
+
+
 def test_the_output_hash_follows_the_published_bytes_alone(tmp_path):
     run(folder(tmp_path, a=1), write("x"))
     before = output_hash(tmp_path / "demo", "make demo")

@@ -18,8 +18,11 @@ DOORS = {
     "tensorflow": ("distill/export/",),
     "scann": ("distill/retrieval/scann_index.py",),
     "orbax": ("distill/train/checkpoint.py",),
-    "transformers": ("distill/data/tokenizing.py", "distill/models/pretrained.py"),
-    "tokenizers": ("distill/data/tokenizing.py",),
+    "transformers": ("distill/data/tokenizing.py", "distill/data/chat.py", "distill/models/pretrained.py"),
+    "tokenizers": ("distill/data/tokenizing.py", "distill/data/chat.py"),
+    "gguf": ("distill/data/gguf_file.py",),
+    "openai": ("distill/judge/endpoint.py",),
+    "sqlite3": ("distill/judge/store.py", "distill/judge/store_files.py"),
     "grain": ("distill/data/stream.py",),
 }
 FILES = sorted((ROOT / "distill").rglob("*.py"))

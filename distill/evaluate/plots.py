@@ -31,35 +31,35 @@ COLORS = (
     "#4bb3c4",
     "#b0784e",
 )  # on white and on black
-_INK = "#7f7f81"  # replaced by the page's colour
+INK = "#7f7f81"  # replaced by the page's colour
 _POINTS = 300  # of a curve, at most
-_STYLE: dict[Any, Any] = {
+STYLE: dict[Any, Any] = {
     "svg.hashsalt": "report",
     "svg.fonttype": "none",
     "font.family": "sans-serif",
     "font.size": 9,
     "text.parse_math": False,  # a name with two dollar signs is a name
-    "text.color": _INK,
-    "axes.edgecolor": _INK,
-    "axes.labelcolor": _INK,
-    "axes.titlecolor": _INK,
+    "text.color": INK,
+    "axes.edgecolor": INK,
+    "axes.labelcolor": INK,
+    "axes.titlecolor": INK,
     "axes.titlesize": 10,
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.grid": True,
     "axes.axisbelow": True,
-    "grid.color": _INK,
+    "grid.color": INK,
     "grid.alpha": 0.2,
-    "xtick.color": _INK,
-    "ytick.color": _INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
     "legend.frameon": False,
 }
 
 
 def curves(series: Mapping[str, Sequence[tuple[float, float]]]) -> str:
     """One small plot for each named curve of (step, value), such as `student/loss`; NaN leaves a gap."""
-    with matplotlib.rc_context(_STYLE):
-        figure, axes = _grid(len(series))
+    with matplotlib.rc_context(STYLE):
+        figure, axes = grid(len(series))
         for number, (axis, (name, points)) in enumerate(zip(axes, series.items())):
             step, value = np.asarray(points, np.float64).reshape(-1, 2).T
             at = np.unique(np.linspace(0, step.size - 1, min(step.size, _POINTS)).astype(int)) if step.size else []
@@ -68,13 +68,13 @@ def curves(series: Mapping[str, Sequence[tuple[float, float]]]) -> str:
             axis.set_title(name, loc="left")
             axis.set_xlabel("step")
             axis.xaxis.set_major_locator(MaxNLocator(4, integer=True))
-        return _svg(figure, "curves", "Training curves: " + ", ".join(series))
+        return svg(figure, "curves", "Training curves: " + ", ".join(series))
 
 
 def scores_by_grade(scores: Mapping[str, Mapping[int, ArrayLike]]) -> str:
     """One histogram a model of its scores, split by the judge's grade, each grade's area one; scores are float [n]."""
-    with matplotlib.rc_context(_STYLE):
-        figure, axes = _grid(len(scores), columns=2, width=4.6, height=2.6)
+    with matplotlib.rc_context(STYLE):
+        figure, axes = grid(len(scores), columns=2, width=4.6, height=2.6)
         for axis, (model, by_grade) in zip(axes, scores.items()):
             values = {grade: np.asarray(one, np.float64) for grade, one in sorted(by_grade.items())}
             values = {grade: one[np.isfinite(one)] for grade, one in values.items()}
@@ -91,14 +91,14 @@ def scores_by_grade(scores: Mapping[str, Mapping[int, ArrayLike]]) -> str:
             axis.set_xlabel("score")
             axis.set_yticks([])
             axis.legend(fontsize=8)
-        return _svg(figure, "scores", "Scores by grade: " + ", ".join(scores))
+        return svg(figure, "scores", "Scores by grade: " + ", ".join(scores))
 
 
 def reliability(table: Reliability) -> str:
     """Predicted against observed relevance, point area by the number of pairs, beside the ideal diagonal."""
-    with matplotlib.rc_context(_STYLE):
-        figure, (axis,) = _grid(1, columns=1, width=4.4, height=3.6)
-        axis.plot([0, 1], [0, 1], color=_INK, linewidth=1, linestyle="--", label="ideal")
+    with matplotlib.rc_context(STYLE):
+        figure, (axis,) = grid(1, columns=1, width=4.4, height=3.6)
+        axis.plot([0, 1], [0, 1], color=INK, linewidth=1, linestyle="--", label="ideal")
         size = 20 + 180 * table.count / max(1, table.count.max(initial=1))
         axis.plot(table.predicted, table.observed, color=COLORS[0], linewidth=1.4)
         axis.scatter(table.predicted, table.observed, size, color=COLORS[0], alpha=0.7, label="pairs (area: how many)")
@@ -106,13 +106,13 @@ def reliability(table: Reliability) -> str:
             xlim=(-0.02, 1.04), ylim=(-0.04, 1.08), xlabel="predicted probability", ylabel="share that is relevant"
         )
         axis.legend(fontsize=8, loc="upper left")
-        return _svg(figure, "reliability", "Reliability of the calibrated probability")
+        return svg(figure, "reliability", "Reliability of the calibrated probability")
 
 
 def quality_by_width(metrics: Mapping[str, Mapping[int, Interval]]) -> str:
     """One plot a metric: its value and interval at each Matryoshka prefix width."""
-    with matplotlib.rc_context(_STYLE):
-        figure, axes = _grid(len(metrics))
+    with matplotlib.rc_context(STYLE):
+        figure, axes = grid(len(metrics))
         for number, (axis, (name, by_width)) in enumerate(zip(axes, metrics.items())):
             widths = sorted(by_width)
             _error_bars(
@@ -122,14 +122,14 @@ def quality_by_width(metrics: Mapping[str, Mapping[int, Interval]]) -> str:
             axis.set_xlim(-0.4, len(widths) - 0.6)
             axis.set_title(name, loc="left")
             axis.set_xlabel("embedding width")
-        return _svg(figure, "widths", "Quality by embedding width: " + ", ".join(metrics))
+        return svg(figure, "widths", "Quality by embedding width: " + ", ".join(metrics))
 
 
 def model_intervals(metrics: Mapping[str, Mapping[str, Interval]]) -> str:
     """One plot a metric: each model's value and interval on one line."""
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         models = list(dict.fromkeys(model for by_model in metrics.values() for model in by_model))
-        figure, axes = _grid(len(metrics), columns=3, width=3.2, height=0.9 + 0.24 * len(models))
+        figure, axes = grid(len(metrics), columns=3, width=3.2, height=0.9 + 0.24 * len(models))
         for place, (axis, (name, by_model)) in enumerate(zip(axes, metrics.items())):
             for row, model in enumerate(models):
                 if model in by_model:
@@ -141,7 +141,7 @@ def model_intervals(metrics: Mapping[str, Mapping[str, Interval]]) -> str:
             axis.set_ylim(len(models) - 0.5, -0.5)
             axis.xaxis.set_major_locator(MaxNLocator(4))
             axis.set_title(name, loc="left")
-        return _svg(figure, "models", "Models compared: " + ", ".join(metrics))
+        return svg(figure, "models", "Models compared: " + ", ".join(metrics))
 
 
 def _error_bars(axis: Axes, x: np.ndarray, intervals: Sequence[Interval], color: str) -> None:
@@ -150,7 +150,8 @@ def _error_bars(axis: Axes, x: np.ndarray, intervals: Sequence[Interval], color:
     axis.errorbar(x, estimate, bars, color=color, marker="o", markersize=5, linewidth=1.4, capsize=3)
 
 
-def _grid(plots: int, columns: int = 3, width: float = 3.2, height: float = 2.3) -> tuple[Figure, list[Axes]]:
+def grid(plots: int, columns: int = 3, width: float = 3.2, height: float = 2.3) -> tuple[Figure, list[Axes]]:
+    """A figure of that many plots, `width` × `height` inches each."""
     columns = max(1, min(columns, plots))
     rows = max(1, -(-plots // columns))
     figure = Figure(figsize=(width * columns, height * rows), layout="constrained")
@@ -160,13 +161,13 @@ def _grid(plots: int, columns: int = 3, width: float = 3.2, height: float = 2.3)
     return figure, axes
 
 
-def _svg(figure: Figure, name: str, description: str) -> str:
+def svg(figure: Figure, name: str, description: str) -> str:
     """The figure as an `<svg>` element: no header or metadata, ids unique within the page, the page's colour."""
     buffer = io.StringIO()
     metadata = dict.fromkeys(("Creator", "Date", "Format", "Type"))
     figure.savefig(buffer, format="svg", transparent=True, metadata=metadata)
     text = buffer.getvalue()
     text = re.sub(r"<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.DOTALL)
-    text = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{name}-", text).replace(_INK, "currentColor")
+    text = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{name}-", text).replace(INK, "currentColor")
     label = re.sub(r'[<>&"]', " ", description)
     return text.replace("<svg", f'<svg role="img" aria-label="{label}"', 1)

@@ -14,9 +14,9 @@ import markupsafe
 from numpy.typing import ArrayLike
 
 from distill.evaluate import plots
+from distill.evaluate.judge_report import judge_section
 from distill.evaluate.metric_table import DESCRIPTIONS, MetricText
 from distill.evaluate.significance import Interval
-from distill.judge.agreement import JudgeAgreement
 from distill.judge.calibration import Reliability
 
 MODELS = {
@@ -75,7 +75,7 @@ class ReportData:
     quarantined: Mapping[str, int] | None = None  # reason or table → rows; {} says that there were none
     leaks_removed: Mapping[str, int] | None = None  # table → rows naming a human query; {} says that there were none
     notices: Sequence[str] = ()  # tasks left out, texts cut, columns ignored
-    agreement: JudgeAgreement | None = None
+    judge_figures: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # as `judge_report.judge_section` reads
     exposure: Mapping[str, int] = dataclasses.field(default_factory=dict)  # e.g. relevant pairs, of them never exposed
     curves: Mapping[str, Sequence[tuple[float, float]]] = dataclasses.field(default_factory=dict)  # (step, value)
     # model → grade → scores [n]
@@ -119,6 +119,7 @@ def render_report(data: ReportData) -> str:
     template = resources.files("distill.evaluate").joinpath("report.html.jinja").read_text("utf-8")
     by_metric = _by_metric(data.metrics)
     families = _families(by_metric)
+    judge = judge_section(data.judge_figures)
     return environment.from_string(template).render(
         data=data,
         config=_flat(data.config),
@@ -132,7 +133,8 @@ def render_report(data: ReportData) -> str:
         index=_prefixed(data.metrics, "index/"),
         speed=_prefixed(data.metrics, "train/"),
         student_pearson=data.metrics.get("student/pearson_to_assistant"),
-        plots={name: markupsafe.Markup(svg) for name, svg in _plots(data, by_metric).items()},
+        judge=judge,
+        plots={name: markupsafe.Markup(svg) for name, svg in (_plots(data, by_metric) | judge["plots"]).items()},
         grades=("irrelevant", "complement", "substitute", "exact"),
     )
 

@@ -51,13 +51,14 @@ def _run(stage: Stage, context: Context, force: bool) -> bool:
         context.reporter.line(f"{label}: complete, nothing to do")
         return False
     context.reporter.line(f"{label}: running")
-    if stage.everywhere and not (path / STARTED).exists():
+    everywhere = stage.everywhere(context.experiment)
+    if everywhere and not (path / STARTED).exists():
         raise ArtifactError(
             f"{path}: process {processes.index} does not see what process 0 wrote there; "
             "--workdir must be on storage that all hosts share"
         )
     clock = time.perf_counter()
-    counts = stage.run(context, path) if stage.everywhere else processes.on_first(lambda: stage.run(context, path))
+    counts = stage.run(context, path) if everywhere else processes.on_first(lambda: stage.run(context, path))
 
     def publish() -> float:
         assert folder is not None

@@ -178,5 +178,5 @@ STAGE = Stage(
     run=run,
     published=files_below("model", CALIBRATION, VALIDATION),
     external=lambda context: warm_start_hash(context, "assistant"),
-    everywhere=True,
+    everywhere=lambda e: True,
 )

@@ -43,8 +43,9 @@ class Stage:
     inputs: tuple[str, ...]  # stages whose published files it reads
     run: Callable[[Context, Path], dict[str, Any]]  # returns counts and figures for the manifest
     published: Callable[[Path], list[Path]]  # the files that define its output
-    everywhere: bool = False  # runs on every process, on all their devices; otherwise on the first process alone
+    everywhere: Callable[[Experiment], bool] = lambda experiment: False  # on every process, or on the first alone
     external: Callable[[Context], dict[str, str]] = lambda context: {}  # hashes of inputs from outside
+    keeps: tuple[str, ...] = ()  # entries of its folder that no rerun deletes
 
 
 @dataclasses.dataclass
@@ -70,7 +71,7 @@ class Context:
         """Raises ArtifactError when a stage that it reads from is not finished."""
         inputs = {name: output_hash(self.folder(name), f"python -m launch.{name}") for name in stage.inputs}
         config = config_dict(stage.config(self.experiment))
-        return StageFolder(stage.name, self.folder(stage.name), config, inputs | stage.external(self))
+        return StageFolder(stage.name, self.folder(stage.name), config, inputs | stage.external(self), stage.keeps)
 
     @property
     def mesh(self) -> jax.sharding.Mesh:
@@ -87,6 +88,14 @@ class Context:
         if self.processes.alone and self.processes.count > 1:
             return make_mesh(ParallelConfig(), jax.local_devices())
         return make_mesh(self.experiment.parallel)
+
+    def own_mesh(self, parallel: ParallelConfig) -> jax.sharding.Mesh:
+        """This process's own devices by `parallel`: for work that is shared out among the processes."""
+        import jax
+
+        from distill.parallel.mesh import make_mesh
+
+        return make_mesh(parallel, jax.local_devices())
 
     @functools.cached_property
     def prepared(self) -> Prepared:

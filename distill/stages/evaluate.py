@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
 from distill.artifacts import read_json, read_manifest, write_atomic, write_json
 from distill.stages.assistant import CALIBRATION
 from distill.stages.base import Context, Stage, files_below
-from distill.stages.judge import AGREEMENT, judged_holdout
+from distill.stages.judge import judged_holdout
+from distill.stages.judge_trust import AGREEMENT
 from distill.stages.recommend import FATES
 
 METRICS, REPORT, TOP = "metrics.json", "index.html", 20
@@ -146,10 +148,9 @@ def _alignment(context: Context, table: Any, models: dict[str, Any]) -> None:
 def _scalars(context: Context, table: Any) -> None:
     """Agreement of the judge, the index's and the training's figures, and what became of the candidates."""
     agreement = context.folder("judge") / AGREEMENT
-    if agreement.exists():
-        figures = read_json(agreement)
-        for name in ("auc_exact", "auc_relevant", "kappa"):
-            table.add_scalar(f"judge/{name}", figures[name])
+    figures = read_json(agreement).get("agreement", {}) if agreement.exists() else {}
+    for name in ("auc_exact", "auc_relevant", "kappa") if figures else ():
+        table.add_scalar(f"judge/{name}", math.nan if figures[name] is None else figures[name])
     index = _counts(context.folder("index"))
     table.add_scalar("index/recall@100", index["recall_at_100"])
     table.add_scalar("index/queries_per_second", index["queries_per_second"])

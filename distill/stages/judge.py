@@ -1,69 +1,76 @@
-"""judge: which pairs an LLM (or its stand-in) grades, the grades, and how far they agree with humans."""
+"""judge: which pairs an LLM (or its stand-in) grades, the grades, and how far they agree with humans.
+
+A language model's answers go into the judgement store as they arrive, and are never asked or paid for twice. On
+several hosts the `jax` judge runs on all of them, each with the model on its own devices and a share of the listings.
+"""
 
 from __future__ import annotations
 
+import itertools
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from distill.artifacts import write_json
-from distill.stages.base import Context, Stage, files_below
+from distill.stages.base import Context, Stage, files_below, write_table
+from distill.stages.judge_backends import (
+    BATCH,
+    LANGUAGE_MODELS,
+    STORE,
+    free_judge,
+    language_model,
+    rubric_of,
+    secrets,
+    store_folder,
+)
+from distill.stages.judge_pairs import GRADE, GRADED, choose_pairs, chosen, earlier_hashes, earlier_judgements
+from distill.stages.judge_trust import AGREEMENT, trust_figures
 
-GRADED, AGREEMENT = "judgements.parquet", "agreement.json"
+if TYPE_CHECKING:
+    import numpy as np
+
+    from distill.judge.asking import Estimate
+    from distill.judge.backends import Request
+
+ANSWERS = "answers.parquet"  # all that the judge said of this run's rubric: raw answers, tokens, cost
+_CHUNK = 100_000  # pairs in memory as Python objects
+_BATCH_CHUNK = 5_000_000  # a batch service is asked for so many at once: what comes after waits for their answers
+Columns = dict[str, Any]
 
 
 def run(context: Context, folder: Path) -> dict[str, Any]:
-    import numpy as np
-    import pyarrow as pa
-    import pyarrow.parquet as pq
+    asked = context.experiment.judge.backend in LANGUAGE_MODELS
+    columns = _ask(context, folder) if asked else _free(context, folder)
+    if not context.processes.first:
+        return {}
+    return _publish(context, folder, columns)
 
-    from distill.judge.agreement import judge_agreement
 
-    prepared = context.prepared
-    items, keyphrases = _pairs(context)
-    judge = _backend(context)
-    columns: dict[str, list] = {"item": [], "keyphrase": [], "grade": [], "judge": [], "rubric": []}
-    unanswered = 0
-    with context.reporter.progress("judge", len(items)) as advance:
-        for answer in judge.judge(_requests(context, items, keyphrases)):
-            advance(1)
-            if answer.grade is None:
-                unanswered += 1
-                continue
-            columns["item"].append(answer.item)
-            columns["keyphrase"].append(answer.keyphrase_index)
-            columns["grade"].append(answer.grade)
-            columns["judge"].append(answer.judge)
-            columns["rubric"].append(answer.rubric)
-    if not columns["item"]:
-        raise ValueError(f"judge: no pair of {len(items):,} was graded; the assistant needs grades to learn from")
-    item, keyphrase = np.array(columns["item"]), np.array(columns["keyphrase"])
-    table = pa.table(
-        {
-            **prepared.pair_columns(item, keyphrase),
-            "grade": pa.array(columns["grade"], pa.int8()),
-            "judge": columns["judge"],
-            "rubric": columns["rubric"],
-            "holdout": prepared.item_is_holdout[item],
-        }
-    )
-    pq.write_table(table, folder / GRADED)
-    counts = {
-        "judged_training_pairs": int((~prepared.item_is_holdout[item]).sum()),
-        "judged_holdout_pairs": int(prepared.item_is_holdout[item].sum()),
-        "unanswered": unanswered,
-    }
-    agreement = prepared.judge_agreement()
-    if agreement is None or not len(agreement["item"]):
-        context.reporter.line("judge: no judge_agreement row, so the judge's agreement with humans is not known")
-    else:
-        figures = judge_agreement(agreement["grade"], agreement["human"])
-        write_json(folder / AGREEMENT, figures)
-        context.reporter.line(
-            f"judge: {len(agreement['grade']):,} pairs graded by humans too: AUC exact {figures['auc_exact']:.3f}, "
-            f"quadratic kappa {figures['kappa']:.3f}"
-        )
-    return counts
+def dry_run(context: Context) -> Estimate:
+    """What the stage would ask for: pairs, tokens and cost. Asks nothing and leaves nothing behind."""
+    from distill.judge.asking import estimate
+    from distill.judge.store import JudgementStore
+
+    settings, folder = context.experiment.judge, context.folder("judge")
+    if settings.backend not in LANGUAGE_MODELS:
+        raise ValueError(f"--dry_run: judge.backend={settings.backend!r} asks nobody and costs nothing")
+    rubric = rubric_of(context)
+    judge = language_model(context, folder, rubric)
+    with tempfile.TemporaryDirectory() as directory:
+        choose_pairs(context, Path(directory))
+        pairs = chosen(context, Path(directory))
+        there = store_folder(context, folder)
+        with JudgementStore(there if there.exists() else Path(directory), process=None) as store:
+            return estimate(
+                store,
+                judge,
+                rubric,
+                _requests(context, pairs),
+                attempts=settings.attempts,
+                prompt_price=settings.endpoint.prompt_price,
+                completion_price=settings.endpoint.completion_price,
+            )
 
 
 def judged(context: Context) -> dict[str, Any]:
@@ -83,81 +90,170 @@ def judged_holdout(context: Context) -> dict[str, Any]:
     return {name: column[pairs["holdout"]] for name, column in pairs.items()}
 
 
-def _pairs(context: Context) -> tuple[Any, Any]:
-    """The pairs to grade: the table's own for `replay`, a chosen mix for a backend that answers."""
+def _free(context: Context, folder: Path) -> Columns:
+    """Answers of a judge that costs nothing."""
     import numpy as np
 
-    from distill.retrieval.candidates import gather_candidates
-    from distill.stages.candidates import dense_candidates, lexical_candidates
-
-    prepared, settings = context.prepared, context.experiment.judge
-    if settings.backend == "replay":
+    prepared = context.prepared
+    if context.experiment.judge.backend == "replay":
         tables = [t for t in (prepared.training("judgements"), prepared.holdout("judgements")) if t is not None]
-        if not tables or not sum(len(t["item"]) for t in tables):
+        if not sum(len(t["item"]) for t in tables):
             raise ValueError(
                 f"{context.experiment.data.dir}: judge.backend='replay' needs a `judgements` table with at least one "
                 "usable row (item_id, keyphrase, grade, judge, rubric)"
             )
-        return tuple(np.concatenate([t[name] for t in tables]) for name in ("item", "keyphrase"))  # type: ignore[return-value]
-    items = np.arange(len(prepared.item_ids))
-    lexical = round(settings.pairs_per_item * settings.lexical_share)
-    dense = round(settings.pairs_per_item * settings.dense_share)
-    # A few more of each than asked, every other one kept, so that near and far candidates are graded alike.
-    found = gather_candidates(
-        sources={
-            "lexical": lexical_candidates(context, items, 2 * lexical)[:, ::2],
-            "dense": dense_candidates(context, items, 2 * dense)[:, ::2],
-        },
-        pairs={},
-        allowed=prepared.trainable,
-        random_per_item=settings.pairs_per_item - lexical - dense,
-        seed=context.experiment.seed,
-        items=items,
+        item, keyphrase = (np.concatenate([t[name] for t in tables]) for name in ("item", "keyphrase"))
+        pairs = {
+            "item": item,
+            "keyphrase": keyphrase,
+            "purpose": np.full(len(item), GRADE, object),
+            "repeat": np.zeros(len(item), np.int16),
+        }
+    else:
+        choose_pairs(context, folder)
+        pairs = chosen(context, folder)
+    judge, answers = free_judge(context), []
+    with context.reporter.progress("judge", len(pairs["item"])) as advance:
+        for answer in judge.judge(_requests(context, pairs)):
+            advance(1)
+            answers.append((answer.grade, None, answer.status, answer.judge, answer.rubric))
+    return pairs | _answer_columns(answers)
+
+
+def _ask(context: Context, folder: Path) -> Columns:
+    """Answers of a language model; on the first process those to all pairs, on the others none."""
+    import numpy as np
+
+    from distill.judge.asking import ask
+    from distill.judge.store import JudgementStore
+
+    settings, processes = context.experiment.judge, context.processes
+    processes.on_first(lambda: choose_pairs(context, folder))
+    pairs = chosen(context, folder)
+    rubric = rubric_of(context)
+    judge = language_model(context, folder, rubric)
+    mine = pairs
+    if not processes.alone:
+        share = pairs["item"] % processes.count == processes.index
+        mine = {name: column[share] for name, column in pairs.items()}
+    total = len(mine["item"])
+    with JudgementStore(store_folder(context, folder), processes.index, secrets(context)) as store:
+        with context.reporter.progress("judge", total) as advance:
+            summary = ask(
+                store,
+                judge,
+                rubric,
+                _requests(context, mine),
+                attempts=settings.attempts,
+                total=total,
+                advance=advance,
+                chunk=_BATCH_CHUNK if settings.backend == "batch" else _CHUNK,
+            )
+        context.reporter.line(
+            f"judge: {summary.done - summary.known:,} pairs asked of {judge.name}, {summary.known:,} known already; "
+            f"{summary.prompt_tokens + summary.completion_tokens:,} tokens, cost {summary.cost:,.2f}, "
+            f"{summary.pairs_per_second:,.1f} pairs/s"
+        )
+    processes.gather(total)
+    if not processes.first:
+        return {}
+    answers = []
+    with JudgementStore(store_folder(context, folder), None) as store:
+        from distill.judge.records import key_of
+
+        requests = _requests(context, pairs)
+        while chunk := list(itertools.islice(requests, _CHUNK)):
+            keys = [key_of(request) for request in chunk]
+            records = store.lookup(rubric.hash, judge.name, keys)
+            for key in keys:
+                record = records[key]
+                answers.append((record.grade, record.raw_score, record.status, record.judge, record.rubric))
+        store.export(folder / ANSWERS, judge.name, rubric.hash)
+    columns = pairs | _answer_columns(answers)
+    return columns | {"raw_score": columns["raw_score"].astype(np.float32)}
+
+
+def _answer_columns(answers: list[tuple[Any, ...]]) -> Columns:
+    import numpy as np
+
+    grade, score, status, judge, rubric = zip(*answers) if answers else ((),) * 5
+    return {
+        "grade": np.array([-1 if one is None else one for one in grade], np.int8),
+        "raw_score": np.array([np.nan if one is None else one for one in score], np.float64),
+        "status": np.array(status, object),
+        "judge": np.array(judge, object),
+        "rubric": np.array(rubric, object),
+    }
+
+
+def _publish(context: Context, folder: Path, columns: Columns) -> dict[str, Any]:
+    import numpy as np
+    import pyarrow as pa
+
+    prepared, active = context.prepared, context.experiment.judge.active
+    teaching = columns["purpose"] == GRADE
+    graded = teaching & (columns["status"] == "graded")
+    names = ("item", "keyphrase", "grade", "judge", "rubric", "raw_score")
+    kept = {name: columns[name][graded] for name in names}
+    if active.run:
+        kept = _with_earlier(context, kept)
+    if not len(kept["item"]):
+        raise ValueError(
+            f"judge: no pair of {int(teaching.sum()):,} was graded; the assistant needs grades to learn from"
+        )
+    item, score = kept["item"], kept["raw_score"].astype(np.float32)
+    holdout = prepared.item_is_holdout[item]
+    table = pa.table(
+        {
+            **prepared.pair_columns(item, kept["keyphrase"]),
+            "grade": pa.array(kept["grade"], pa.int8()),
+            "judge": pa.array(kept["judge"], pa.string()),
+            "rubric": pa.array(kept["rubric"], pa.string()),
+            "raw_score": pa.array(score, mask=np.isnan(score)),
+            "holdout": holdout,
+        }
     )
-    return found.item, found.keyphrase
+    write_table(folder / GRADED, table)
+    figures = trust_figures(context, columns)
+    if figures:
+        write_json(folder / AGREEMENT, figures)
+    statuses, number = np.unique(columns["status"][teaching].astype(str), return_counts=True)
+    return {
+        "judged_training_pairs": int((~holdout).sum()),
+        "judged_holdout_pairs": int(holdout.sum()),
+        "unanswered": int(teaching.sum() - graded.sum()),
+        **{f"pairs_{status}": int(count) for status, count in zip(statuses, number)},
+    }
 
 
-def _requests(context: Context, items: Any, keyphrases: Any) -> Iterator[Any]:
+def _with_earlier(context: Context, asked: Columns) -> Columns:
+    """This round's grades, and the earlier run's where this round has none."""
+    import numpy as np
+
+    earlier = earlier_judgements(context, context.experiment.judge.active.run)
+    row = len(context.prepared.keyphrases)
+    keys = [each["item"].astype(np.int64) * row + each["keyphrase"] for each in (asked, earlier)]
+    fresh = ~np.isin(keys[1], keys[0])
+    return {name: np.concatenate([asked[name], earlier[name][fresh]]) for name in asked}
+
+
+def _requests(context: Context, pairs: dict[str, np.ndarray]) -> Iterator[Request]:
     from distill.judge.backends import Request
 
     prepared = context.prepared
-    for item, keyphrase in zip(items.tolist(), keyphrases.tolist()):
-        yield Request(
-            item,
-            keyphrase,
-            prepared.titles[item],
-            tuple(prepared.categories[item]),
-            prepared.attributes[item],
-            prepared.keyphrases[keyphrase],
-        )
-
-
-def _backend(context: Context) -> Any:
-    import numpy as np
-
-    from distill.judge.backends import ReplayJudge, SimulatedJudge
-    from distill.judge.rubric import load_rubric
-
-    experiment, prepared = context.experiment, context.prepared
-    rubric = load_rubric(experiment.judge.rubric)
-    if experiment.judge.backend == "replay":
-        grades: dict[tuple[int, int], int] = {}
-        name = rubric_name = ""
-        for table in (prepared.training("judgements"), prepared.holdout("judgements")):
-            if table is not None and len(table["item"]):
-                grades.update(zip(zip(table["item"].tolist(), table["keyphrase"].tolist()), table["grade"].tolist()))
-                name, rubric_name = str(table["judge"][0]), str(table["rubric"][0])
-        return ReplayJudge(name, rubric_name, grades)
-    from distill.data.marketplace import World
-
-    world = World(experiment.data.marketplace, experiment.seed)
-    row_of_item = {item_id: row for row, item_id in enumerate(world.item_ids.tolist())}
-    row_of_keyphrase = {keyphrase: row for row, keyphrase in enumerate(world.keyphrases)}
-    item_rows = np.array([row_of_item[item_id] for item_id in prepared.item_ids])
-    keyphrase_rows = np.array([row_of_keyphrase[keyphrase] for keyphrase in prepared.keyphrases])
-    return SimulatedJudge(
-        rubric.name, lambda items, keyphrases: world.judge(item_rows[items], keyphrase_rows[keyphrases])
-    )
+    for start in range(0, len(pairs["item"]), _CHUNK):
+        rows = slice(start, start + _CHUNK)
+        parts = (pairs[name][rows].tolist() for name in ("item", "keyphrase", "repeat"))
+        for item, keyphrase, repeat in zip(*parts):
+            yield Request(
+                item,
+                keyphrase,
+                prepared.titles[item],
+                tuple(prepared.categories[item]),
+                prepared.attributes[item],
+                prepared.keyphrases[keyphrase],
+                repeat,
+            )
 
 
 STAGE = Stage(
@@ -166,4 +262,7 @@ STAGE = Stage(
     inputs=("prepare",),
     run=run,
     published=files_below(GRADED, AGREEMENT),
+    everywhere=lambda e: e.judge.backend == "jax",
+    external=lambda context: {"rubric": rubric_of(context).hash, **earlier_hashes(context)},
+    keeps=(STORE, BATCH),
 )

@@ -15,7 +15,8 @@ from distill.evaluate.significance import bootstrap_mean
 from distill.judge.calibration import Calibration, reliability
 from distill.stages.assistant import CALIBRATION, VALIDATION
 from distill.stages.base import Context
-from distill.stages.judge import AGREEMENT, judged_holdout
+from distill.stages.judge import judged_holdout
+from distill.stages.judge_trust import AGREEMENT
 from distill.stages.recommend import recommendations
 from distill.train.writers import read_metrics
 
@@ -46,7 +47,7 @@ def collect(context: Context, table: MetricTable, models: dict[str, Any]) -> Rep
         quarantined={name: t["quarantined"] for name, t in summary["tables"].items() if t["quarantined"]},
         leaks_removed={name: t["removed"] for name, t in summary["tables"].items() if t["removed"]},
         notices=[*summary["notices"], *(f"no {name} table: {what}" for name, what in summary["left_out"].items())],
-        agreement=read_json(agreement) if agreement.exists() else None,
+        judge_figures=read_json(agreement) if agreement.exists() else {},
         exposure=_exposure(prepared.truth()),
         curves=_curves(context),
         scores_by_grade=_scores_by_grade(context, models),

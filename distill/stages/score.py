@@ -79,5 +79,5 @@ STAGE = Stage(
     inputs=("prepare", "judge", "assistant"),
     run=run,
     published=lambda folder: sorted(folder.glob("part-*.parquet")),
-    everywhere=True,
+    everywhere=lambda e: True,
 )

@@ -281,5 +281,5 @@ STAGE = Stage(
     run=run,
     published=files_below("model"),
     external=lambda context: warm_start_hash(context, "student"),
-    everywhere=True,
+    everywhere=lambda e: True,
 )

@@ -10,8 +10,8 @@ import pytest
 
 from distill.evaluate import metric_table, report
 from distill.evaluate.significance import Interval
-from distill.judge.agreement import judge_agreement
 from distill.judge.calibration import reliability
+from tests.evaluate.judged import judge_figures
 
 VOID = {"meta", "br", "hr", "img", "link", "input"}
 ATTACK = '<script>alert(1)</script> "mug" & $x^2$'
@@ -72,7 +72,6 @@ def full() -> report.ReportData:
         "protocol/student/kept": 4211.0,
     }.items():
         table.add_scalar(name, value)
-    human = rng.choice(list("ICSE"), 300, p=[0.15, 0.1, 0.25, 0.5])
     probability = rng.random(800)
     phrases = [
         report.Keyphrase("blue ceramic mug", 0.97, ("student", "bm25")),
@@ -92,7 +91,7 @@ def full() -> report.ReportData:
         quarantined={"clicks: clicks > impressions": 12},
         leaks_removed={"clicks": 41, "search_relevance": 1203},
         notices=("recommendations: table absent, nothing to de-duplicate against",),
-        agreement=judge_agreement(rng.integers(0, 4, 300), human),
+        judge_figures=judge_figures((ATTACK, "b")),
         exposure={"truly relevant pairs": 12000, "of them never exposed": 7400},
         curves={
             f"{n}/loss": [(s, 1 / (1 + s / 50) + 0.02 * rng.random()) for s in range(400)]
@@ -214,7 +213,7 @@ def test_a_worse_student_is_called_worse():
 
 def test_absent_parts_say_so_with_the_given_reason():
     empty = report.ReportData(
-        "run", {}, absent={"agreement": "The table judge_agreement is absent.", "curves": "Resumed."}
+        "run", {}, absent={"judge_figures": "The table judge_agreement is absent.", "curves": "Resumed."}
     )
     text = Page(report.render_report(empty)).text
     for line in (

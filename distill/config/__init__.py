@@ -1,0 +1,56 @@
+"""The typed experiment: every setting of a run, in one tree of dataclasses.
+
+A config file's `get_config()` returns an `Experiment`; absl flags may then override any field
+(`--config.student.optimizer.learning_rate=2e-5`). Sequences are tuples, because that is what the command line can set.
+`validate()` is called once, before any work, and names the field, its value and what to do.
+"""
+
+from distill.config.checks import ARMS, ConfigError, check_width
+from distill.config.settings import (
+    ActiveConfig,
+    AssistantConfig,
+    DataConfig,
+    DistillLoss,
+    EncoderConfig,
+    EndpointConfig,
+    EvaluateConfig,
+    Experiment,
+    IndexConfig,
+    JudgeConfig,
+    LanguageModelConfig,
+    MarketplaceConfig,
+    OptimizerConfig,
+    ParallelConfig,
+    RecommendConfig,
+    ScoreConfig,
+    StrataConfig,
+    StudentConfig,
+    TaskWeights,
+    TrainingConfig,
+)
+
+__all__ = [
+    "ARMS",
+    "ActiveConfig",
+    "AssistantConfig",
+    "ConfigError",
+    "DataConfig",
+    "DistillLoss",
+    "EncoderConfig",
+    "EndpointConfig",
+    "EvaluateConfig",
+    "Experiment",
+    "IndexConfig",
+    "JudgeConfig",
+    "LanguageModelConfig",
+    "MarketplaceConfig",
+    "OptimizerConfig",
+    "ParallelConfig",
+    "RecommendConfig",
+    "ScoreConfig",
+    "StrataConfig",
+    "StudentConfig",
+    "TaskWeights",
+    "TrainingConfig",
+    "check_width",
+]

@@ -1,0 +1,267 @@
+"""The dataclasses themselves, in the order of the pipeline."""
+
+import dataclasses
+
+from distill.config import checks
+
+
+@dataclasses.dataclass
+class MarketplaceConfig:
+    """The embedded marketplace (`distill/data/marketplace`), used when `data.dir` is empty."""
+
+    items: int = 1500  # listings, held-out ones included
+    keyphrases: int = 3000  # distinct buyer searches
+    holdout_share: float = 0.2  # of the items
+    human_queries: int = 120  # keyphrases that carry simulated human labels (a fifth valid, the rest test)
+    searches: int = 150_000  # simulated searches that draw the click log
+    search_relevance_per_item: int = 40  # rows of the search engine's own scores, top and sampled
+
+
+@dataclasses.dataclass
+class DataConfig:
+    dir: str = ""  # a data directory; empty: the embedded marketplace
+    marketplace: MarketplaceConfig = dataclasses.field(default_factory=MarketplaceConfig)
+    max_bad_share: float = 0.05  # of a table's rows; more stops the run
+    holdout_share: float = 0.15  # of the items, when the items table has no split
+    twin_title_jaccard: float = 0.7  # titles at least this alike share a cluster, and so a split
+    near_duplicate_jaccard: float = 0.75  # keyphrases this close to a human query are kept out of training
+
+
+@dataclasses.dataclass
+class EncoderConfig:
+    init: str = ""  # Hugging Face directory or hub name; empty: an encoder from scratch of the sizes below
+    vocab_size: int = 6000
+    layers: int = 2
+    width: int = 128
+    heads: int = 4
+    mlp_width: int = 512
+    item_tokens: int = 64  # longer item texts are cut, counted and reported
+    keyphrase_tokens: int = 24
+    row_tokens: int = 128  # several texts share one row of this many tokens
+    compute_dtype: str = "float32"  # or bfloat16; parameters and reductions stay float32
+    attention: str = "matmul"  # or `cudnn`: its fused kernel on CUDA devices, in bfloat16; elsewhere still matmul
+    remat: str = "none"  # of a layer, training computes again: `layer` everything, `dots` all but products with weights
+
+
+@dataclasses.dataclass
+class ParallelConfig:
+    """Mesh axis sizes; -1 takes the devices that the others leave."""
+
+    data: int = -1
+    fsdp: int = 1
+    tensor: int = 1
+
+
+@dataclasses.dataclass
+class OptimizerConfig:
+    learning_rate: float = 5e-5  # peak
+    warmup_share: float = 0.1  # of all steps, linear; then cosine to zero
+    weight_decay: float = 0.01  # not on biases, norms and learnt scales
+    clip_norm: float = 1.0
+    b1: float = 0.9
+    b2: float = 0.999
+
+
+@dataclasses.dataclass
+class TrainingConfig:
+    """What the training loops of the assistant and the student save on the way; no result depends on it."""
+
+    checkpoint_steps: int = 500  # a save every so many steps, beside one at each validation
+    keep_last: int = 2  # newest checkpoints kept: one may be cut off or turn out damaged
+    keep_best: int = 1  # by the validation metric
+
+
+@dataclasses.dataclass
+class StrataConfig:
+    """Shares, as ratios, of the pairs that a judge is asked about; one that runs dry leaves its share to the rest.
+
+    A pair counts in the first stratum, in this order, that takes it.
+    """
+
+    clicked: float = 0.1
+    shown: float = 0.1  # and not clicked
+    lexical_near: float = 0.2  # best BM25 ranks of an item
+    dense_near: float = 0.15  # best by embedding: the pretrained encoder's, or word statistics where there is none
+    lexical_far: float = 0.1  # ranks below those
+    dense_far: float = 0.1
+    never_shown: float = 0.2  # lexical and dense candidates without an impression
+    random: float = 0.05
+    near_ranks: int = 10
+    far_ranks: int = 50  # candidates end here
+
+
+@dataclasses.dataclass
+class ActiveConfig:
+    """A round that asks again about pairs of an earlier run on which two opinions differ most."""
+
+    run: str = ""  # working directory of that run; its other judgements are kept as they are
+    against: str = ""  # working directory of a run with another judge of the same pairs; empty: `run`'s own assistant
+    random_share: float = 0.1  # of the pairs asked again, drawn blindly: a fair sample of how often the grade changes
+
+
+@dataclasses.dataclass
+class EndpointConfig:
+    """An OpenAI-compatible service, hosted or one's own; for the backends `openai` and `batch`."""
+
+    url: str = ""  # such as http://localhost:8000/v1; empty: OPENAI_BASE_URL, or OpenAI's own
+    model: str = ""  # as the service calls it
+    key_variable: str = "OPENAI_API_KEY"  # the environment variable that holds the key, which never stands in a config
+    answer: str = (
+        "logprobs"  # one token, whose probabilities give a continuous score; or `json`, for several keyphrases
+    )
+    keyphrases_per_call: int = 8  # of one listing, with `json`
+    concurrency: int = 16  # calls at a time
+    timeout: float = 60.0  # seconds, of one call
+    tries: int = 6  # of one call, with growing pauses between
+    prompt_price: float = 0.0  # of a million tokens, in any currency; for the cost that is recorded and foretold
+    completion_price: float = 0.0
+
+
+@dataclasses.dataclass
+class LanguageModelConfig:
+    """A decoder-only language model that runs here, for the backend `jax`."""
+
+    model: str = ""  # a Hugging Face directory or hub name, or a .gguf file
+    compute_dtype: str = "float32"  # bfloat16 on accelerators
+    row_tokens: int = 1024  # of listings with their keyphrases; longer ones are split
+    batch_rows: int = 8  # of one device
+    parallel: ParallelConfig = dataclasses.field(default_factory=ParallelConfig)  # over the devices of one host
+
+
+@dataclasses.dataclass
+class JudgeConfig:
+    # `replay` (the judgements table), `simulated` (the embedded marketplace), or a language model: by an
+    # OpenAI-compatible endpoint (`openai`), by files for its batch service (`batch`), or on our own devices (`jax`).
+    backend: str = "replay"
+    rubric: str = "graded-v1"  # or the path of a rubric file of one's own
+    budget: int = 0  # pairs that are asked; 0: pairs_per_item for every item. `replay` takes the table as it is
+    pairs_per_item: int = 10
+    most_per_item: int = 0  # of a budget; 0: three times the average
+    strata: StrataConfig = dataclasses.field(default_factory=StrataConfig)
+    active: ActiveConfig = dataclasses.field(default_factory=ActiveConfig)
+    store: str = ""  # folder of the judgement store, which several runs may share; empty: in the working directory
+    attempts: int = 3  # at a pair that is abstained from, or whose answer cannot be read
+    repeats: int = 100  # pairs asked twice of `openai` and `batch`, to see how far the judge agrees with itself
+    agreement_pairs: int = 500  # with human labels, graded by a language model only to compare it with people
+    endpoint: EndpointConfig = dataclasses.field(default_factory=EndpointConfig)
+    llm: LanguageModelConfig = dataclasses.field(default_factory=LanguageModelConfig)
+
+
+@dataclasses.dataclass
+class AssistantConfig:
+    depth: int = 0  # layers of the initial encoder that it keeps, the first ones; 0: all
+    warm_start: str = ""  # working directory of an earlier run, whose assistant this one starts from
+    loss: str = "soft_cross_entropy"  # or `ordinal`
+    grade_targets: tuple[float, ...] = (0.0, 0.1, 0.5, 1.0)  # soft label of each grade
+    epochs: float = 1.0
+    batch_pairs: int = 64
+    chunk_rows: int = 0  # of row_tokens, read at a time on each device: a batch of any size fits; 0: all at once
+    valid_share: float = 0.05  # of the judged training items, held back for keep-best and calibration
+    validations: int = 8  # over the run
+    dropout: float = 0.1
+    optimizer: OptimizerConfig = dataclasses.field(default_factory=lambda: OptimizerConfig(learning_rate=8e-5))
+
+
+@dataclasses.dataclass
+class ScoreConfig:
+    """Candidates that the assistant scores, per training item, beside all judged and clicked pairs."""
+
+    lexical: int = 8
+    dense: int = 8
+    random: int = 4
+    shard_pairs: int = 16_384  # a shard is the unit of resuming
+
+
+@dataclasses.dataclass
+class TaskWeights:
+    """Weights of the student's tasks; zero leaves a task out."""
+
+    clicks: float = 0.3
+    search_relevance: float = 0.1
+    distill: float = 1.0
+
+
+@dataclasses.dataclass
+class DistillLoss:
+    """Terms of the distillation task."""
+
+    teacher: str = "assistant"  # or `judge`: the grades themselves, no assistant
+    grade_share: float = 0.0  # of the target where the judge graded the pair itself; the rest is the assistant's
+    pearson: float = 1.0  # correlation over all pairs of the batch
+    pearson_items: float = 0.0  # mean correlation within each item's keyphrases
+    mse: float = 0.0  # cosine against the teacher's probability
+    margin_mse: float = 0.0  # signed margins of scale · cosine against those of the teacher's raw logits
+    cosent: float = 0.0
+    scale: float = 20.0  # cosine → logit, for the margin-MSE and CoSENT terms
+
+
+@dataclasses.dataclass
+class StudentConfig:
+    warm_start: str = ""  # working directory of an earlier run, whose student this one starts from
+    tasks: TaskWeights = dataclasses.field(default_factory=TaskWeights)
+    # All tasks in every step (`joint`), or one task a step, drawn in the `proportional` way by the pairs of its table,
+    # by those to the power 1 / mixing_temperature (`temperature`), or by mixing_shares (`fixed`).
+    mixing: str = "joint"
+    mixing_temperature: float = 2.0  # 1 is proportional, large is even
+    mixing_shares: TaskWeights = dataclasses.field(default_factory=lambda: TaskWeights(1.0, 1.0, 1.0))  # ratios count
+    distill: DistillLoss = dataclasses.field(default_factory=DistillLoss)
+    temperature: float = 0.05  # of the clicks task's in-batch softmax
+    exact_as_clicked: bool = False  # pairs that the judge graded 3 are positives of the clicks task too, beside distill
+    widths: tuple[int, ...] = (64, 128)  # Matryoshka prefixes, the full width last
+    width_weights: tuple[float, ...] = (1.0, 1.0)
+    epochs: float = 4.0  # passes over the training items
+    batch_items: int = 64  # with the three sizes per item below, each task's share of a batch
+    chunk_rows: int = 0  # of row_tokens, encoded at a time on each device: a batch of any size fits; 0: all at once
+    topic_items: int = 8  # of a batch share keyphrases, which are then encoded once; 1: none need to
+    candidates_per_item: int = 12  # of one item in a batch, drawn from those that the teacher scored
+    searched_per_item: int = 4  # drawn from those that the search engine judged
+    clicked_per_item: int = 2  # drawn from those clicked
+    validations: int = 8
+    dropout: float = 0.0
+    optimizer: OptimizerConfig = dataclasses.field(default_factory=OptimizerConfig)
+
+
+@dataclasses.dataclass
+class IndexConfig:
+    brute_force_below: int = 20_000  # keyphrases; exact search is faster and exact there
+    target_recall: float = 0.95  # recall@100 against exact search
+    width: int = 0  # Matryoshka prefix that is indexed; 0: the full width
+
+
+@dataclasses.dataclass
+class RecommendConfig:
+    items: str = "all"  # or `holdout`
+    candidates: int = 40  # retrieved per item and read by the assistant
+    keep: int = 20  # at most, per item
+    precision: float = 0.8  # wanted share of judge grade >= `relevant_grade` among what is kept
+    relevant_grade: int = 2
+
+
+@dataclasses.dataclass
+class EvaluateConfig:
+    arms: tuple[str, ...] = ()  # of `student_clicks`, `student_search_relevance`, `student_no_assistant`
+    bootstrap: int = 1000
+    align_items: int = 256  # held-out items whose recommendations the alignment metrics read
+    prefix: int = 64  # the Matryoshka prefix reported as `student@64`
+
+
+@dataclasses.dataclass
+class Experiment:
+    name: str = "experiment"
+    seed: int = 0
+    data: DataConfig = dataclasses.field(default_factory=DataConfig)
+    encoder: EncoderConfig = dataclasses.field(default_factory=EncoderConfig)
+    parallel: ParallelConfig = dataclasses.field(default_factory=ParallelConfig)
+    training: TrainingConfig = dataclasses.field(default_factory=TrainingConfig)
+    judge: JudgeConfig = dataclasses.field(default_factory=JudgeConfig)
+    assistant: AssistantConfig = dataclasses.field(default_factory=AssistantConfig)
+    score: ScoreConfig = dataclasses.field(default_factory=ScoreConfig)
+    student: StudentConfig = dataclasses.field(default_factory=StudentConfig)
+    index: IndexConfig = dataclasses.field(default_factory=IndexConfig)
+    recommend: RecommendConfig = dataclasses.field(default_factory=RecommendConfig)
+    evaluate: EvaluateConfig = dataclasses.field(default_factory=EvaluateConfig)
+
+    def validate(self) -> "Experiment":
+        """Returns itself; raises ConfigError, naming field and value, for the first setting that cannot work."""
+        checks.check(self)
+        return self
