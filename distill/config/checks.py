@@ -169,6 +169,8 @@ def _check_judge(judge: settings.JudgeConfig, data_dir: str) -> None:
     _choice("judge.endpoint.answer", endpoint.answer, ("logprobs", "json"))
     for name in ("keyphrases_per_call", "concurrency", "tries"):
         _at_least(f"judge.endpoint.{name}", getattr(endpoint, name), 1)
+    _share("judge.endpoint.least_mass", endpoint.least_mass)
+    _share("judge.llm.least_mass", llm.least_mass)
     _positive("judge.endpoint.timeout", endpoint.timeout)
     _at_least("judge.endpoint.prompt_price", endpoint.prompt_price, 0)
     _at_least("judge.endpoint.completion_price", endpoint.completion_price, 0)

@@ -109,6 +109,7 @@ class EndpointConfig:
     answer: str = (
         "logprobs"  # one token, whose probabilities give a continuous score; or `json`, for several keyphrases
     )
+    least_mass: float = 0.5  # probability that the rubric's answers must have together; with less, it is no answer
     keyphrases_per_call: int = 8  # of one listing, with `json`
     concurrency: int = 16  # calls at a time
     timeout: float = 60.0  # seconds, of one call
@@ -123,6 +124,7 @@ class LanguageModelConfig:
 
     model: str = ""  # a Hugging Face directory or hub name, or a .gguf file
     compute_dtype: str = "float32"  # bfloat16 on accelerators
+    least_mass: float = 0.5  # as in EndpointConfig; a model that was not taught to answer so may need less
     row_tokens: int = 1024  # of listings with their keyphrases; longer ones are split
     batch_rows: int = 8  # of one device
     parallel: ParallelConfig = dataclasses.field(default_factory=ParallelConfig)  # over the devices of one host

@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 
 from distill.judge.rubric import Answer, Rubric
 
-_LEAST_MASS = 0.5  # of a judge's probability that must lie on the rubric's answers
+_TINY = 1e-30  # a probability from which no ratio can be taken
 _ROUNDING = 1e-3  # by which reported probabilities may exceed 1
 _LETTERS_AROUND = 64  # characters of id, punctuation and blanks that one answer of a list may take
 _FENCE = re.compile(r"```(?:json)?[ \t]*\r?\n(.*)\n[ \t]*```", re.DOTALL)
@@ -39,7 +39,7 @@ def parse_choice(rubric: Rubric, text: str) -> Parsed:
     return _meaning(rubric, text.strip().removesuffix("."))
 
 
-def parse_choice_logprobs(rubric: Rubric, logprobs: Mapping[str, float]) -> Parsed:
+def parse_choice_logprobs(rubric: Rubric, logprobs: Mapping[str, float], least_mass: float = 0.5) -> Parsed:
     """Reads the probabilities of the first token instead of the token itself.
 
     A token counts for the answer that it begins (the first characters of answers differ); one that begins none counts
@@ -48,9 +48,10 @@ def parse_choice_logprobs(rubric: Rubric, logprobs: Mapping[str, float]) -> Pars
 
     Args:
       logprobs: token text → log-probability, of the first token's most probable tokens.
+      least_mass: probability that the answers must have together, or the judge speaks of something else.
 
     Returns:
-      `unparsable` where less than half of the probability is the answers', or a number is not a log-probability.
+      `unparsable` where the answers have less than that, or none at all, or a number is not a log-probability.
     """
     mass = dict.fromkeys(rubric.answers, 0.0)
     for token, logprob in logprobs.items():
@@ -61,14 +62,19 @@ def parse_choice_logprobs(rubric: Rubric, logprobs: Mapping[str, float]) -> Pars
             if start and answer.text.casefold().startswith(start):
                 mass[answer] += math.exp(logprob)
     total = sum(mass.values())
-    if not _LEAST_MASS <= total <= 1 + _ROUNDING:
+    if not max(least_mass, _TINY) <= total <= 1 + _ROUNDING:
         return _UNPARSABLE
     best = max(mass, key=mass.__getitem__)
     if best.grade is None:
         return Parsed("abstained")
     graded = [(answer.grade, share) for answer, share in mass.items() if answer.grade is not None]
     expected = sum(grade * share for grade, share in graded) / sum(share for _, share in graded)
-    return Parsed("graded", best.grade, expected)
+    return Parsed("graded", best.grade, min(expected, 3.0))
+
+
+def least_mass_mark(least_mass: float) -> str:
+    """What a judge's name ends in for a `least_mass` that is not the usual one: it changes what counts as an answer."""
+    return "" if least_mass == 0.5 else f":mass{least_mass:g}"
 
 
 def parse_list(rubric: Rubric, ids: Sequence[str], text: str) -> list[Parsed]:

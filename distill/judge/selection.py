@@ -121,13 +121,15 @@ def select_pairs(
     budget: int,
     most_per_item: int,
     seed: int,
+    known: tuple[ArrayLike, ArrayLike] | None = None,
 ) -> Selection:
     """Spends a budget of judgements over the strata, evenly over the items of each.
 
     Every stratum takes its share in turn, always from the items that have fewest pairs so far, hashed numbers deciding
     among these and among an item's pairs; so a budget below the number of items samples items without replacement. What
     a dry stratum leaves is split among the others by their shares. Held-out and training items get the budget in
-    proportion to how many of each have a candidate.
+    proportion to how many of each have a candidate. What is `known` already comes first: a larger budget then adds to
+    what a smaller one paid for.
 
     Args:
       candidates: rows; the same pair may come from several sources.
@@ -137,6 +139,7 @@ def select_pairs(
       budget: pairs wanted.
       most_per_item: cap on one item's pairs.
       seed: of the hashed numbers.
+      known: (item [P], keyphrase [P]) of pairs that the judge has graded before; they cost nothing again.
 
     Returns:
       Selection; fewer pairs than the budget only where no further candidate fits under the cap.
@@ -158,6 +161,9 @@ def select_pairs(
     pair = np.cumsum(first) - 1
     pair_item, pair_keyphrase = np.divmod(pair_key[first], max(1, len(allowed)))
     item = pair_item[pair]
+    free = np.zeros(len(pair_item), bool)
+    if known is not None:
+        free = np.isin(pair_key[first], np.asarray(known[0], np.int64) * len(allowed) + np.asarray(known[1], np.int64))
     priority = uniform(seed, _PAIR, pair_item, pair_keyphrase)[pair]
     turn = uniform(seed, _ITEM, np.arange(len(holdout)))  # of items with equally many pairs
     load = np.zeros(len(holdout), np.int64)
@@ -184,14 +190,23 @@ def select_pairs(
             chosen = np.flatnonzero(of_part & (stratum == one))
             # An item index plus a number in (0, 1) sorts by item, then by that number.
             waiting[int(one)] = chosen[np.argsort(item[chosen] + priority[chosen], kind="stable")]
-        wanted += _apportion(left, shares)
+        before, quotas = taken.copy(), _apportion(left, shares)
+        wanted += quotas
+        # What is known first: to each stratum its share, and then to whichever it is in, as it costs nothing.
+        for most_now in (quotas, np.full(len(STRATA), left)) if free.any() else ():
+            for one, rows in waiting.items():
+                room = left - int((taken - before).sum())
+                take(rows[free[pair[rows]]], min(int(most_now[one]), room), one)
+        left -= int((taken - before).sum())
         while left and waiting:
-            quotas = _apportion(left, np.where(np.isin(np.arange(len(STRATA)), list(waiting)), shares, 0))
+            open_strata = np.isin(np.arange(len(STRATA)), list(waiting))
+            missing = np.where(open_strata, np.maximum(quotas - (taken - before), 0), 0)
+            turns = _apportion(left, missing if missing.any() else np.where(open_strata, shares, 0))
             for one in list(waiting):
-                before = taken[one]
-                waiting[one] = take(waiting[one], int(quotas[one]), one)
-                left -= int(taken[one] - before)
-                if taken[one] - before < quotas[one]:
+                reached = taken[one] + turns[one]
+                waiting[one] = take(waiting[one], int(turns[one]), one)
+                left -= int(taken[one] - reached + turns[one])
+                if taken[one] < reached:
                     del waiting[one]
     kept = stratum_of_pair >= 0
     return Selection(

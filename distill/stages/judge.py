@@ -56,11 +56,11 @@ def dry_run(context: Context) -> Estimate:
     if settings.backend not in LANGUAGE_MODELS:
         raise ValueError(f"--dry_run: judge.backend={settings.backend!r} asks nobody and costs nothing")
     rubric = rubric_of(context)
-    judge = language_model(context, folder, rubric)
+    judge = language_model(context, folder, rubric, asking=False)
+    there = store_folder(context, folder)
     with tempfile.TemporaryDirectory() as directory:
-        choose_pairs(context, Path(directory))
+        choose_pairs(context, Path(directory), _known(context, there, judge.name, rubric.hash))
         pairs = chosen(context, Path(directory))
-        there = store_folder(context, folder)
         with JudgementStore(there if there.exists() else Path(directory), process=None) as store:
             return estimate(
                 store,
@@ -128,10 +128,12 @@ def _ask(context: Context, folder: Path) -> Columns:
     from distill.judge.store import JudgementStore
 
     settings, processes = context.experiment.judge, context.processes
-    processes.on_first(lambda: choose_pairs(context, folder))
-    pairs = chosen(context, folder)
     rubric = rubric_of(context)
     judge = language_model(context, folder, rubric)
+    processes.on_first(
+        lambda: choose_pairs(context, folder, _known(context, store_folder(context, folder), judge.name, rubric.hash))
+    )
+    pairs = chosen(context, folder)
     mine = pairs
     if not processes.alone:
         share = pairs["item"] % processes.count == processes.index
@@ -144,7 +146,8 @@ def _ask(context: Context, folder: Path) -> Columns:
                 judge,
                 rubric,
                 _requests(context, mine),
-                attempts=settings.attempts,
+                # Our own model gives the same answer every time.
+                attempts=1 if settings.backend == "jax" else settings.attempts,
                 total=total,
                 advance=advance,
                 chunk=_BATCH_CHUNK if settings.backend == "batch" else _CHUNK,
@@ -173,6 +176,39 @@ def _ask(context: Context, folder: Path) -> Columns:
     return columns | {"raw_score": columns["raw_score"].astype(np.float32)}
 
 
+def _known(context: Context, folder: Path, judge: str, rubric_hash: str) -> tuple[Any, Any] | None:
+    """(item, keyphrase) of the pairs of this run's tables that the store has this judge's grade of."""
+    import numpy as np
+
+    from distill.data.text import normalise_keyphrase
+    from distill.judge.prompt import listing_hash
+    from distill.judge.store import JudgementStore
+
+    if not folder.exists():
+        return None
+    prepared = context.prepared
+    with JudgementStore(folder, None) as store:
+        graded = [
+            (record.listing, record.keyphrase)
+            for record in store.records(judge, rubric_hash)
+            if record.status == "graded" and record.repeat == 0
+        ]
+    if not graded:
+        return None
+    listings: dict[str, list[int]] = {}
+    for item in range(len(prepared.item_ids)):
+        listings.setdefault(listing_hash(_request(context, item, 0, 0)), []).append(item)
+    keyphrases = {normalise_keyphrase(text): row for row, text in enumerate(prepared.keyphrases)}
+    pairs = [
+        (item, keyphrases[keyphrase])
+        for listing, keyphrase in graded
+        if keyphrase in keyphrases
+        for item in listings.get(listing, ())
+    ]
+    item, keyphrase = np.array(pairs, np.int64).reshape(-1, 2).T
+    return item, keyphrase
+
+
 def _answer_columns(answers: list[tuple[Any, ...]]) -> Columns:
     import numpy as np
 
@@ -197,9 +233,13 @@ def _publish(context: Context, folder: Path, columns: Columns) -> dict[str, Any]
     kept = {name: columns[name][graded] for name in names}
     if active.run:
         kept = _with_earlier(context, kept)
+    statuses, number = np.unique(columns["status"][teaching].astype(str), return_counts=True)
     if not len(kept["item"]):
+        parts = ", ".join(f"{count:,} {status}" for status, count in zip(statuses, number))
         raise ValueError(
-            f"judge: no pair of {int(teaching.sum()):,} was graded; the assistant needs grades to learn from"
+            f"judge: none of {int(teaching.sum()):,} pairs was graded ({parts}), and the assistant needs grades to "
+            f"learn from. A language model's answers are in {folder / ANSWERS}; one that starts them otherwise than "
+            "the rubric asks may need a smaller judge.llm.least_mass or judge.endpoint.least_mass"
         )
     item, score = kept["item"], kept["raw_score"].astype(np.float32)
     holdout = prepared.item_is_holdout[item]
@@ -217,7 +257,6 @@ def _publish(context: Context, folder: Path, columns: Columns) -> dict[str, Any]
     figures = trust_figures(context, columns)
     if figures:
         write_json(folder / AGREEMENT, figures)
-    statuses, number = np.unique(columns["status"][teaching].astype(str), return_counts=True)
     return {
         "judged_training_pairs": int((~holdout).sum()),
         "judged_holdout_pairs": int(holdout.sum()),
@@ -238,22 +277,26 @@ def _with_earlier(context: Context, asked: Columns) -> Columns:
 
 
 def _requests(context: Context, pairs: dict[str, np.ndarray]) -> Iterator[Request]:
-    from distill.judge.backends import Request
-
-    prepared = context.prepared
     for start in range(0, len(pairs["item"]), _CHUNK):
         rows = slice(start, start + _CHUNK)
         parts = (pairs[name][rows].tolist() for name in ("item", "keyphrase", "repeat"))
         for item, keyphrase, repeat in zip(*parts):
-            yield Request(
-                item,
-                keyphrase,
-                prepared.titles[item],
-                tuple(prepared.categories[item]),
-                prepared.attributes[item],
-                prepared.keyphrases[keyphrase],
-                repeat,
-            )
+            yield _request(context, item, keyphrase, repeat)
+
+
+def _request(context: Context, item: int, keyphrase: int, repeat: int) -> Request:
+    from distill.judge.backends import Request
+
+    prepared = context.prepared
+    return Request(
+        item,
+        keyphrase,
+        prepared.titles[item],
+        tuple(prepared.categories[item]),
+        prepared.attributes[item],
+        prepared.keyphrases[keyphrase],
+        repeat,
+    )
 
 
 STAGE = Stage(

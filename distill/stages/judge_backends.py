@@ -53,8 +53,8 @@ def free_judge(context: Context) -> Judge:
     )
 
 
-def language_model(context: Context, folder: Path, rubric: Rubric) -> Any:
-    """The judge of one of LANGUAGE_MODELS; it can also tell the `tokens` of a request without being asked."""
+def language_model(context: Context, folder: Path, rubric: Rubric, *, asking: bool = True) -> Any:
+    """The judge of one of LANGUAGE_MODELS, which can also tell the `tokens` of a request; no key, if not `asking`."""
     settings = context.experiment.judge
 
     def notice(text: str) -> None:
@@ -63,7 +63,7 @@ def language_model(context: Context, folder: Path, rubric: Rubric) -> Any:
     if settings.backend == "openai":
         from distill.judge.endpoint import EndpointJudge, read_key
 
-        key = read_key(settings.endpoint, os.environ)
+        key = read_key(settings.endpoint, os.environ) if asking else None
         return EndpointJudge(
             settings.endpoint, rubric, key, notice=lambda text: context.reporter.line(f"judge: {text}")
         )

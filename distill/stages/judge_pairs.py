@@ -19,22 +19,27 @@ if TYPE_CHECKING:
 
 GRADED = "judgements.parquet"
 PAIRS = "pairs.parquet"
+_REPEATED = 10  # stream of hashed numbers, apart from those of `distill.judge.selection` and `disagreement`
 GRADE, HUMAN, REPEAT = "grade", "human", "repeat"  # what a pair is asked for
 
 
-def choose_pairs(context: Context, folder: Path) -> None:
-    """Writes `pairs.parquet` unless an interrupted run did: item_id, keyphrase, purpose, repeat, stratum."""
+def choose_pairs(context: Context, folder: Path, known: tuple[Any, Any] | None = None) -> None:
+    """Writes `pairs.parquet` unless an interrupted run did: item_id, keyphrase, purpose, repeat, stratum.
+
+    `known` are the (item, keyphrase) pairs that this judge has graded before; a stratified choice takes them first.
+    """
     if (folder / PAIRS).exists():
         return
     import numpy as np
 
+    from distill.data.hashing import uniform
     from distill.judge.selection import STRATA
 
     settings = context.experiment.judge
     if settings.active.run:
         item, keyphrase, stratum = _doubtful(context)
     else:
-        found = _stratified(context)
+        found = _stratified(context, known)
         item, keyphrase, stratum = found.item, found.keyphrase, np.array(STRATA, object)[found.stratum]
         if found.dry:
             parts = ", ".join(f"{name} {found.taken[name]:,} of {found.wanted[name]:,}" for name in found.dry)
@@ -43,7 +48,8 @@ def choose_pairs(context: Context, folder: Path) -> None:
     if settings.backend in ("openai", "batch", "jax"):
         columns.append((HUMAN, *_human(context), None))
     if settings.backend in ("openai", "batch"):
-        again = np.random.default_rng(context.experiment.seed).permutation(len(item))[: settings.repeats]
+        drawn = uniform(context.experiment.seed, _REPEATED, item, keyphrase)  # by the pair, not by how many there are
+        again = np.argsort(drawn, kind="stable")[: settings.repeats]
         columns.append((REPEAT, item[again], keyphrase[again], stratum[again]))
     write_table(folder / PAIRS, _table(context, columns))
 
@@ -91,7 +97,7 @@ def earlier_judgements(context: Context, directory: str) -> dict[str, np.ndarray
     return {name: column[known] for name, column in pairs.items()}
 
 
-def _stratified(context: Context) -> Any:
+def _stratified(context: Context, known: tuple[Any, Any] | None) -> Any:
     import numpy as np
 
     from distill.judge.selection import candidate_rows, select_pairs
@@ -122,6 +128,7 @@ def _stratified(context: Context) -> Any:
         budget=budget,
         most_per_item=settings.most_per_item or int(np.ceil(3 * average)),
         seed=seed,
+        known=known,
     )
 
 

@@ -44,6 +44,22 @@ def test_logprobs_by_hand():
     assert (parsed.status, parsed.grade, parsed.raw_score) == ("graded", 3, pytest.approx(8 / 3))
 
 
+def test_how_much_the_answers_must_weigh_is_a_setting():
+    rubric = load_rubric("graded-v1")
+    logprobs = {"The": math.log(0.9), "3": math.log(0.06), "2": math.log(0.02)}
+    assert parse_choice_logprobs(rubric, logprobs).status == "unparsable"
+    parsed = parse_choice_logprobs(rubric, logprobs, least_mass=0.05)
+    assert parsed.grade == 3 and parsed.raw_score == pytest.approx(2.75)
+    assert parse_choice_logprobs(rubric, {"The": 0.0}, least_mass=0.0).status == "unparsable"
+
+
+@pytest.mark.parametrize("logprob", [-0.0011, -4e-05, -1e-9, 0.0])
+def test_an_expected_grade_is_never_beyond_the_highest(logprob):
+    # Unbounded, the first two give 3.0000000000000004, which no store takes.
+    parsed = parse_choice_logprobs(load_rubric("graded-v1"), {"3": logprob})
+    assert parsed.grade == 3 and parsed.raw_score is not None and 2.999 < parsed.raw_score <= 3
+
+
 def test_logprobs_of_one_answer_add_up_over_its_tokens():
     tokens = {"0": 0.4, "3": 0.2, " 3": 0.15, "▁3": 0.05, "Ġ3": 0.1}
     parsed = parse_choice_logprobs(GRADED, {token: math.log(share) for token, share in tokens.items()})

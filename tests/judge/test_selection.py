@@ -285,3 +285,36 @@ def test_the_check_is_a_fair_sample_of_all_pairs():
 def test_disagreements_refuse(arguments, message):
     with pytest.raises(ValueError, match=message):
         disagree(*arguments)
+
+
+def test_a_larger_budget_keeps_what_a_smaller_one_paid_for():
+    rng = np.random.default_rng(3)
+    items, keyphrases = 60, 200
+    candidates = CandidateRows(
+        rng.integers(0, items, 6000),
+        rng.integers(0, keyphrases, 6000),
+        rng.integers(0, len(SOURCES), 6000),
+        rng.integers(0, 40, 6000),
+    )
+
+    def select(budget, known=None):
+        return select_pairs(
+            candidates,
+            allowed=np.ones(keyphrases, bool),
+            holdout=np.arange(items) % 5 == 0,
+            strata=StrataConfig(),
+            budget=budget,
+            most_per_item=30,
+            seed=0,
+            known=known,
+        )
+
+    small = select(200)
+    paid = set(zip(small.item.tolist(), small.keyphrase.tolist()))
+    blind, large = select(260), select(260, (small.item, small.keyphrase))
+    kept = [len(paid & set(zip(one.item.tolist(), one.keyphrase.tolist()))) for one in (blind, large)]
+    assert len(large.item) == 260 and kept[1] == 200 > kept[0]
+    assert large.wanted == blind.wanted
+    assert all(abs(large.taken[name] - large.wanted[name]) <= 0.3 * large.wanted[name] for name in STRATA)
+    again = select(120, (small.item, small.keyphrase))
+    assert len(again.item) == 120 and set(zip(again.item.tolist(), again.keyphrase.tolist())) < paid
