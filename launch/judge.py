@@ -3,7 +3,8 @@
 from absl import flags
 
 from distill.stages import Context, run_stage
-from distill.stages.judge import dry_run
+from distill.stages.judge import STAGE
+from distill.stages.judge_asking import dry_run
 from launch.main import run
 
 DRY_RUN = flags.DEFINE_bool("dry_run", False, "Print what would be asked and what it costs; ask nothing.")
@@ -13,7 +14,7 @@ def work(context: Context, force: bool) -> None:
     if not DRY_RUN.value:
         run_stage("judge", context, force)
         return
-    expected = dry_run(context)
+    expected = dry_run(context, STAGE)
     print(f"pairs:             {expected.pairs:,}")
     print(f"known already:     {expected.known:,}")
     print(f"to ask:            {expected.to_ask:,}")

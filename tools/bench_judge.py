@@ -291,9 +291,9 @@ def main() -> None:
             file = Path(folder) / "work.json"
             file.write_text(json.dumps(content), encoding="utf-8")
             peer.ask(do="load", model=str(Path(folder) / "model"), work=str(file))
-            batch = bench.best_batch(peer, "whole", (4, 8, 16), few)
+            batch = bench.best_batch(peer, "whole", (1, 2, 4, 8, 16), few)
             sides[PEER] = bench.theirs(PEER, peer, "whole", few, batch)
-            batch = bench.best_batch(peer, "shared", (16, 32, 64), items)
+            batch = bench.best_batch(peer, "shared", (16, 32, 64, 128), items)
             sides[PEER_SHARED] = bench.theirs(PEER_SHARED, peer, "shared", items, batch)
         except PeerError as error:
             skipped.append(f"no ratio to transformers: {error}")

@@ -86,7 +86,8 @@ def ask(
     Asked are pairs that the store lacks, that failed in an earlier run, or that the judge abstained from or answered
     unreadably fewer than `attempts` times. What is then still not settled is asked again after all others of the chunk,
     a pair at most `attempts` times a run. Requests of equal content are asked as one. Every answer goes to the store
-    before the next is taken from the judge, so that an interrupt loses nothing.
+    before the next is taken from the judge, so that an interrupt loses nothing. An answer that the judge reads again
+    (`Judgement.call`) changes nothing and counts nowhere.
 
     Args:
       requests: are read `chunk` at a time.
@@ -114,9 +115,10 @@ def ask(
         for attempt in range(1, attempts + 1):
             again: dict[Key, Request] = {}
             for judgement, record in _answers(judge, rubric, missing, records):
-                store.write([record])
-                records[record.key] = record
-                summary.add(judgement, time.monotonic() - begun)
+                if record is not records.get(record.key):
+                    store.write([record])
+                    records[record.key] = record
+                    summary.add(judgement, time.monotonic() - begun)
                 if attempt == attempts or _final(record, attempts):
                     display.settled([record] * times_named[record.key])
                 else:
@@ -292,4 +294,5 @@ def _judgement(request: Request, record: Record) -> Judgement:
         cost=record.cost,
         seconds=record.seconds,
         repeat=request.repeat,
+        call=record.call,
     )

@@ -44,6 +44,7 @@ class Judgement:
     cost: float = 0.0  # in the currency of the configured prices
     seconds: float = 0.0
     repeat: int = 0
+    call: str = ""  # what names the answer that it was read from, where one can be read again
 
 
 class Judge(Protocol):
@@ -55,19 +56,22 @@ class Judge(Protocol):
 
 
 class ReplayJudge:
-    """Answers from a table of earlier judgements."""
+    """Answers from a table of earlier judgements, each in the name of who gave it."""
 
-    def __init__(self, name: str, rubric: str, grades: Mapping[tuple[int, int], int]):
-        """`grades` maps (item, keyphrase index) to 0–3."""
-        self.name, self._rubric, self._grades = name, rubric, grades
+    name = "replay"
+
+    def __init__(self, grades: Mapping[tuple[int, int], tuple[int, str, str]]):
+        """`grades` maps (item, keyphrase index) to a grade 0–3, its judge and its rubric."""
+        self._grades = grades
 
     def judge(self, requests: Iterable[Request]) -> Iterator[Judgement]:
         for request in requests:
-            grade = self._grades.get((request.item, request.keyphrase_index))
-            status, answer = ("graded", "") if grade is not None else ("failed", "not in the judgements table")
-            yield Judgement(
-                request.item, request.keyphrase_index, grade, self.name, self._rubric, status, answer=answer
-            )
+            found = self._grades.get((request.item, request.keyphrase_index))
+            if found is None:
+                answer = "not in the judgements table"
+                yield Judgement(request.item, request.keyphrase_index, None, self.name, "", "failed", answer=answer)
+            else:
+                yield Judgement(request.item, request.keyphrase_index, *found)
 
 
 class SimulatedJudge:

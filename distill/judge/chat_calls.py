@@ -19,9 +19,11 @@ from distill.config import EndpointConfig
 from distill.judge.backends import Judgement, Request
 from distill.judge.parsing import Parsed, least_mass_mark, parse_choice, parse_choice_logprobs, parse_list
 from distill.judge.prompt import choice_prompt, list_prompt, listing_hash
+from distill.judge.records import redacted
 from distill.judge.rubric import Rubric
 
 TOP_LOGPROBS = 20  # the most that services give
+PASSING_STATUSES = (408, 409, 425, 429)  # of HTTP: the errors below 500 that another try may not meet
 ANSWER_LIMIT = 2000  # characters of a raw answer that a judgement keeps
 _CHARACTERS_PER_TOKEN = 4  # of English text; what is known without the service's tokenizer
 _BLANKS_PER_ANSWER = 16  # tokens that a model may spend around an answer of a list
@@ -83,7 +85,7 @@ class ChatFormat:
         secrets: Sequence[str] = (),
         notice: Callable[[str], None] = lambda text: None,
     ):
-        """`secrets` become `[redacted]` wherever an answer holds one; `notice` is told what a user must know."""
+        """`secrets` are redacted wherever an answer holds one; `notice` is told what a user must know."""
         self._config, self._rubric, self._secrets, self._notice = config, rubric, tuple(secrets), notice
         self._lists = config.answer == "json"
         self._missing_logprobs = False
@@ -144,9 +146,7 @@ class ChatFormat:
         return self._shared(requests, [Parsed("abstained")] * len(requests), self.redact(words), _Usage(), seconds)
 
     def redact(self, text: str) -> str:
-        for secret in self._secrets:
-            text = text.replace(secret, "[redacted]")
-        return text
+        return redacted(text, self._secrets)
 
     def tokens(self, request: Request) -> tuple[int, int]:
         """About how many tokens of prompt and of completion a request costs, without asking anything.

@@ -12,6 +12,7 @@ import datetime
 import email.utils
 import itertools
 import math
+import os
 import queue
 import time
 import urllib.parse
@@ -25,10 +26,9 @@ from anyio.streams.memory import MemoryObjectReceiveStream
 
 from distill.config import ConfigError, EndpointConfig
 from distill.judge.backends import Judgement, Request
-from distill.judge.chat_calls import Call, ChatFormat, MalformedAnswer
+from distill.judge.chat_calls import PASSING_STATUSES, Call, ChatFormat, MalformedAnswer
 from distill.judge.rubric import Rubric
 
-_PASSING = (408, 409, 425, 429)  # statuses worth another try, beside 5xx
 _LONGEST_PAUSE, _LONGEST_RETRY_AFTER = 60.0, 120.0  # seconds
 _FAILURES_BEYOND_CONCURRENCY = 50  # failed calls in a row that end the run
 _WORDS = 500  # characters of a service's error that are kept
@@ -103,17 +103,21 @@ class EndpointJudge:
           pause: seconds that a first retry waits at most; each further one up to twice as long.
 
         Raises:
-          ConfigError: `config.url` is no http(s) address, or holds a password.
+          ConfigError: the address is no http(s) one, or holds a password.
         """
-        if config.url:
-            url = urllib.parse.urlsplit(config.url)
+        # The client reads this variable where no address is given.
+        field, address = "config.judge.endpoint.url", config.url
+        if not address:
+            field, address = "OPENAI_BASE_URL", os.environ.get("OPENAI_BASE_URL", "")
+        if address:
+            url = urllib.parse.urlsplit(address)
             if url.username or url.password or url.query:
                 raise ConfigError(
-                    "config.judge.endpoint.url: holds a user name, a password or a query, which would be stored with "
-                    "the config; leave them out and give the key by judge.endpoint.key_variable"
+                    f"{field}: holds a user name, a password or a query, which would be stored and shown; leave them "
+                    "out and give the key by judge.endpoint.key_variable"
                 )
             if url.scheme not in ("http", "https") or not url.hostname:
-                raise ConfigError(f"config.judge.endpoint.url={config.url!r}: must be such as http://localhost:8000/v1")
+                raise ConfigError(f"{field}={address!r}: must be such as http://localhost:8000/v1")
         self._config = config
         self._key = key
         self._format = ChatFormat(config, rubric, secrets=(key,) if key else (), notice=notice)
@@ -252,7 +256,7 @@ class EndpointJudge:
             )
         if status == 429 and error.code == "insufficient_quota":
             return EndpointError(f"{url} says that the account of the key in {variable} has no credit left ({words})")
-        if status in _PASSING or status >= 500:
+        if status in PASSING_STATUSES or status >= 500:
             return _Passing(words, _retry_after(error.response.headers.get("retry-after")))
         if error.code == "content_filter":
             return _Filtered(words)

@@ -5,13 +5,15 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from distill.judge.backends import Judgement, Request
 from distill.judge.prompt import listing_hash, normalise
 
 STATUSES: tuple[str, ...] = ("graded", "abstained", "unparsable", "failed")
+
+_SHORTEST_SECRET = 8  # characters; what servers without keys are given for one is shorter, and stands in any text
 
 
 class Key(NamedTuple):
@@ -42,6 +44,7 @@ class Record(NamedTuple):
     cost: float
     seconds: float
     time: str  # of the last attempt, as `utc_now` writes it
+    call: str  # of the last attempt: `Judgement.call`
 
     @property
     def key(self) -> Key:
@@ -73,7 +76,8 @@ def record_after(rubric_hash: str, key: Key, judgement: Judgement, earlier: Reco
     """The record of a pair once `judgement` has come, where `earlier` is what was known of it.
 
     A later answer replaces an earlier one, but only a grade replaces a grade, and a failed attempt replaces no answer.
-    Attempts, tokens, cost and seconds add up.
+    Attempts, tokens, cost and seconds add up. A judgement of the same `call` as the last one is that one read again:
+    `earlier` itself comes back.
 
     Raises:
       ValueError: an unknown status, a grade without `graded` or the reverse, a figure out of its range.
@@ -88,6 +92,8 @@ def record_after(rubric_hash: str, key: Key, judgement: Judgement, earlier: Reco
     for name in ("prompt_tokens", "completion_tokens", "cost", "seconds"):
         if not 0 <= getattr(judgement, name) < math.inf:
             raise ValueError(f"{name} {getattr(judgement, name)!r} is not a finite number of at least 0")
+    if earlier is not None and judgement.call and judgement.call == earlier.call:
+        return earlier
     record = Record(
         rubric_hash,
         judgement.judge,
@@ -104,6 +110,7 @@ def record_after(rubric_hash: str, key: Key, judgement: Judgement, earlier: Reco
         cost=float(judgement.cost),
         seconds=float(judgement.seconds),
         time=utc_now(),
+        call=judgement.call,
     )
     if earlier is None:
         return record
@@ -145,3 +152,11 @@ def utc_now() -> str:
 def utf8(text: str) -> str:
     """`text` with lone surrogates, which JSON can hold and UTF-8 cannot, written out as escapes."""
     return text.encode("utf-8", "backslashreplace").decode()
+
+
+def redacted(text: str, secrets: Sequence[str]) -> str:
+    """`text` with `[redacted]` for each secret of at least 8 characters."""
+    for secret in sorted(secrets, key=len, reverse=True):  # where one holds another, the whole goes
+        if len(secret) >= _SHORTEST_SECRET:
+            text = text.replace(secret, "[redacted]")
+    return text

@@ -13,6 +13,8 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.sparse import csr_array
+from scipy.sparse.csgraph import maximum_flow
 
 from distill.config import StrataConfig
 from distill.data.hashing import uniform
@@ -128,8 +130,8 @@ def select_pairs(
     Every stratum takes its share in turn, always from the items that have fewest pairs so far, hashed numbers deciding
     among these and among an item's pairs; so a budget below the number of items samples items without replacement. What
     a dry stratum leaves is split among the others by their shares. Held-out and training items get the budget in
-    proportion to how many of each have a candidate. What is `known` already comes first: a larger budget then adds to
-    what a smaller one paid for.
+    proportion to how many of each have a candidate. What is `known` already comes first, within the shares: a larger
+    budget then adds to what a smaller one paid for.
 
     Args:
       candidates: rows; the same pair may come from several sources.
@@ -164,7 +166,9 @@ def select_pairs(
     free = np.zeros(len(pair_item), bool)
     if known is not None:
         free = np.isin(pair_key[first], np.asarray(known[0], np.int64) * len(allowed) + np.asarray(known[1], np.int64))
-    priority = uniform(seed, _PAIR, pair_item, pair_keyphrase)[pair]
+    pair_priority = uniform(seed, _PAIR, pair_item, pair_keyphrase)
+    priority = pair_priority[pair]
+    membership = np.bitwise_or.reduceat(1 << stratum, np.flatnonzero(first)) if len(pair) else np.zeros(0, np.int64)
     turn = uniform(seed, _ITEM, np.arange(len(holdout)))  # of items with equally many pairs
     load = np.zeros(len(holdout), np.int64)
     stratum_of_pair = np.full(len(pair_item), -1)
@@ -181,6 +185,18 @@ def select_pairs(
         taken[into] += len(chosen)
         return rows
 
+    def settle(pairs: Ints, quotas: Ints) -> None:
+        """Selects as many of these known pairs as fit into the quotas, each in a stratum that it is in."""
+        pairs = pairs[np.argsort(pair_item[pairs] + pair_priority[pairs], kind="stable")]
+        pairs = pairs[place_in_run(pair_item[pairs]) < most_per_item]
+        for kind, number in _fit(membership[pairs], quotas).items():
+            alike = pairs[membership[pairs] == kind]
+            alike = alike[np.argsort(pair_priority[alike], kind="stable")]
+            stratum_of_pair[alike[: number.sum()]] = np.repeat(np.arange(len(STRATA)), number)
+        chosen = pairs[stratum_of_pair[pairs] >= 0]
+        load[:] += np.bincount(pair_item[chosen], minlength=len(load))
+        taken[:] += np.bincount(stratum_of_pair[chosen], minlength=len(STRATA))
+
     wanted, taken = np.zeros(len(STRATA), np.int64), np.zeros(len(STRATA), np.int64)
     most = np.minimum(np.bincount(pair_item, minlength=len(holdout)), most_per_item)
     for part, left in zip((False, True), _split_by_holdout(budget, most, holdout)):
@@ -192,11 +208,7 @@ def select_pairs(
             waiting[int(one)] = chosen[np.argsort(item[chosen] + priority[chosen], kind="stable")]
         before, quotas = taken.copy(), _apportion(left, shares)
         wanted += quotas
-        # What is known first: to each stratum its share, and then to whichever it is in, as it costs nothing.
-        for most_now in (quotas, np.full(len(STRATA), left)) if free.any() else ():
-            for one, rows in waiting.items():
-                room = left - int((taken - before).sum())
-                take(rows[free[pair[rows]]], min(int(most_now[one]), room), one)
+        settle(np.flatnonzero(free & (holdout[pair_item] == part)), quotas)
         left -= int((taken - before).sum())
         while left and waiting:
             open_strata = np.isin(np.arange(len(STRATA)), list(waiting))
@@ -217,6 +229,27 @@ def select_pairs(
         dict(zip(STRATA, wanted.tolist())),
         dict(zip(STRATA, taken.tolist())),
     )
+
+
+def _fit(membership: Ints, quotas: Ints) -> dict[int, Ints]:
+    """How many pairs of each kind to count in each stratum, so that most find a place: a maximum flow.
+
+    Args:
+      membership: [P] bit s is set where the pair is in stratum s.
+      quotas: [S] places.
+
+    Returns:
+      membership → pairs [S] of that kind in each stratum.
+    """
+    kinds, number = np.unique(membership, return_counts=True)
+    strata, source, sink = len(quotas), len(quotas) + len(kinds), len(quotas) + len(kinds) + 1
+    is_in = kinds[:, None] >> np.arange(strata) & 1
+    capacity = np.zeros((sink + 1, sink + 1), np.int32)
+    capacity[source, strata:source] = number
+    capacity[strata:source, :strata] = is_in * number[:, None]
+    capacity[:strata, sink] = quotas
+    flow = maximum_flow(csr_array(capacity), source, sink).flow.toarray()[strata:source, :strata]
+    return {int(kind): row.astype(np.int64) for kind, row in zip(kinds, flow)}
 
 
 def _shares(strata: StrataConfig) -> NDArray[np.float64]:

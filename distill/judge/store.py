@@ -2,11 +2,12 @@
 
 A pair is known by what was asked, not by row numbers: rubric, judge, listing, keyphrase, repeat. A written record is in
 the file after a fifth of a second, or at once when it is the hundredth: so many SIGKILL loses at most, never half a
-record, and they are asked again. Once a second the disk is waited for too: a machine that loses power while answers
-flow loses about the last second of them.
+record, and they are asked again. Once a second, and each time by a process that writes `alone`, the disk is waited for
+too: a machine that loses power while answers flow loses about the last second of them.
 
-The processes of one machine share a folder (SQLite's WAL needs that). Another machine's file is copied in once its
-store is closed, or with its `-wal` beside it; every `judgements-*.sqlite` takes part.
+The processes of one machine share a folder and read each other's files while these are written. Over network storage
+SQLite cannot do that; there every process writes `alone`. Another machine's file can also be copied in once its store
+is closed, or with its `-wal` beside it; every `judgements-*.sqlite` takes part.
 """
 
 from __future__ import annotations
@@ -20,13 +21,14 @@ import time
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 
-from distill.judge.records import STATUSES, Key, Record, Totals, best, utf8
+from distill.judge.records import STATUSES, Key, Record, Totals, best, redacted, utf8
 from distill.judge.store_files import (
     COLUMNS,
     StoreError,
     check,
     connect,
     create,
+    end_log,
     insert,
     locked,
     merged,
@@ -45,23 +47,29 @@ _BATCH = 50_000
 class JudgementStore:
     """The records of a folder. Not for use by several threads at once."""
 
-    def __init__(self, folder: Path, process: int | None = 0, secrets: Sequence[str] = ()):
+    def __init__(self, folder: Path, process: int | None = 0, secrets: Sequence[str] = (), *, alone: bool = False):
         """Opens the folder, and makes the file of `process` where there is none yet.
 
         Args:
           folder: holds `judgements-*.sqlite`; made where it does not exist.
           process: whose file is written; None reads only, and makes and locks nothing.
-          secrets: texts, such as API keys, that are replaced by `[redacted]` in every answer before it is written.
+          secrets: texts, such as API keys, that are replaced by `[redacted]` in every answer before it is written;
+            those of fewer than 8 characters are not.
+          alone: reads and writes the file of `process` and opens no other, and keeps a rollback journal instead of a
+            write-ahead log, so that processes of several machines can write the folder at once on shared storage. What
+            the others' files hold is to be read while nobody writes, by a store with `process=None`. Once closed, or
+            killed and opened `alone` again, the file is complete by itself. What `records` yields is to be read to its
+            end before the next `write`.
 
         Raises:
           StoreError: a file is damaged or of another layout, the folder cannot be written, or another store, in this
             process or another, writes the same file.
-          ValueError: an empty secret.
+          ValueError: `alone` without a process.
         """
-        if "" in secrets:
-            raise ValueError("secrets: an empty text cannot be redacted")
+        if alone and process is None:
+            raise ValueError("alone: needs the number of the process whose file is read and written")
         self.folder = Path(folder)
-        self._secrets = sorted(secrets, key=len, reverse=True)  # where one holds another, the whole goes
+        self._secrets, self._alone = tuple(secrets), alone
         self._checked: set[Path] = set()
         self._pending: list[Record] = []
         self._lock = threading.RLock()  # of what is pending and of the writer, for the timer has its own thread
@@ -79,10 +87,14 @@ class JudgementStore:
                 if not self._path.exists():
                     with replacing(self._path) as temporary:
                         create(temporary).close()
+                if alone:
+                    end_log(self._path)
             self.files()
             if process is not None:
                 with naming(self._path):
                     self._writer = opened.enter_context(contextlib.closing(connect(uri(self._path))))
+                    if not alone:
+                        self._writer.execute("PRAGMA journal_mode = WAL")
                 opened.callback(self.flush)
             self._opened = opened.pop_all()
 
@@ -99,7 +111,7 @@ class JudgementStore:
     def files(self) -> list[Path]:
         """All files that take part, each checked when it is first seen; StoreError where one is damaged."""
         self.flush()
-        paths = sorted(self.folder.glob("judgements-*.sqlite"))
+        paths = [self._path] if self._alone else sorted(self.folder.glob("judgements-*.sqlite"))
         for path in paths:
             if path not in self._checked:
                 check(path)
@@ -112,7 +124,7 @@ class JudgementStore:
         Raises:
           StoreError: the store reads only, or the file cannot be written; what is pending is then tried again by the
             next call.
-          ValueError: a judge's name holds a secret, a listing is not in hex, or a text is not Unicode.
+          ValueError: a listing is not in hex, or a text is not Unicode.
         """
         if self._writer is None:
             raise StoreError(f"{self.folder}: open for reading only; open it with a process number to write")
@@ -134,7 +146,7 @@ class JudgementStore:
             if not self._pending or self._writer is None:
                 return
             now = time.monotonic()
-            sync = now - self._synced >= _SYNC_SECONDS
+            sync = self._alone or now - self._synced >= _SYNC_SECONDS
             with naming(self._path):
                 self._writer.execute(f"PRAGMA synchronous = {'FULL' if sync else 'NORMAL'}")
                 insert(self._writer, self._pending)
@@ -238,15 +250,10 @@ class JudgementStore:
         return count
 
     def _writable(self, record: Record) -> Record:
-        answer = record.answer
-        for secret in self._secrets:
-            if secret in record.judge:
-                raise ValueError("a judge's name holds one of the secrets; name it without")
-            answer = answer.replace(secret, "[redacted]")
         bytes.fromhex(record.listing)
-        for text in (record.judge, record.rubric, record.keyphrase):
+        for text in (record.judge, record.rubric, record.keyphrase, record.call):
             text.encode()
-        return record._replace(answer=utf8(answer)[:ANSWER_LIMIT])
+        return record._replace(answer=utf8(redacted(record.answer, self._secrets))[:ANSWER_LIMIT])
 
 
 def _batches(records: Iterator[Record]) -> Iterator[list[Record]]:

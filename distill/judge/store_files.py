@@ -15,7 +15,7 @@ import filelock
 from distill.artifacts import ArtifactError
 from distill.judge.records import Record, best
 
-LAYOUT = 1  # of the tables below
+LAYOUT = 2  # of the tables below
 
 _APPLICATION = 0x4A554447  # "JUDG" in the file's header: tells a store from any other SQLite file
 _WAIT_SECONDS = 60.0  # for the short moments in which SQLite itself locks a file
@@ -29,12 +29,13 @@ CREATE TABLE judgements (
     repeat INTEGER NOT NULL, status TEXT NOT NULL, grade INTEGER, raw_score REAL, answer TEXT NOT NULL,
     attempts INTEGER NOT NULL, failures INTEGER NOT NULL, prompt_tokens INTEGER NOT NULL,
     completion_tokens INTEGER NOT NULL, cost REAL NOT NULL, seconds REAL NOT NULL, time TEXT NOT NULL,
+    call TEXT NOT NULL,
     PRIMARY KEY (judge_id, listing, keyphrase, repeat)) WITHOUT ROWID;
 """
 # In the order of Record's fields.
 COLUMNS = (
     "rubric_hash, judge, lower(hex(listing)), keyphrase, repeat, rubric, status, grade, raw_score, answer, attempts, "
-    "failures, prompt_tokens, completion_tokens, cost, seconds, time"
+    "failures, prompt_tokens, completion_tokens, cost, seconds, time, call"
 )
 _DAMAGED = "restore a good copy, or move the file and its -wal away: its pairs are then asked again"
 _ADVICE = {
@@ -68,30 +69,36 @@ def naming(path: Path) -> Iterator[None]:
 def uri(path: Path) -> str:
     """For SQLite to open a file that exists; it can write where the system lets it, and tidies up after a kill.
 
-    In a folder that cannot be written SQLite has no place for the index of a log; without a log it needs none.
+    In a folder that cannot be written SQLite has no place for the index of a log and cannot undo what a kill cut short;
+    with neither log nor journal beside the file it need not.
     """
     if os.access(path.parent, os.W_OK) and os.access(path, os.W_OK):
         mode = "mode=rw"
     else:
-        mode = "mode=ro" if _log(path).exists() else "mode=ro&immutable=1"
+        mode = "mode=ro" if any(log.exists() for log in _logs(path)) else "mode=ro&immutable=1"
     return f"{path.absolute().as_uri()}?{mode}"
 
 
-def connect(address: str) -> sqlite3.Connection:
-    """A connection that commits each statement unless told otherwise, for one thread at a time."""
+def connect(address: str, *, exclusive: bool = False) -> sqlite3.Connection:
+    """A connection that commits each statement unless told otherwise, for one thread at a time.
+
+    `exclusive`: nobody else can open the file meanwhile, and the index of its log is in this process's memory, not in a
+    file that network storage cannot share.
+    """
     connection = sqlite3.connect(
         address, uri=True, isolation_level=None, timeout=_WAIT_SECONDS, check_same_thread=False
     )
+    if exclusive:
+        connection.execute("PRAGMA locking_mode = EXCLUSIVE")  # counts only before all else
     connection.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
     return connection
 
 
 def create(path: Path) -> sqlite3.Connection:
-    """A file with empty tables; it is one only after the connection is closed."""
+    """A file with empty tables and a rollback journal."""
     connection = connect(f"{path.absolute().as_uri()}?mode=rwc")
     connection.executescript(
-        "PRAGMA journal_mode = WAL; BEGIN;"
-        f"PRAGMA application_id = {_APPLICATION}; PRAGMA user_version = {LAYOUT}; {_TABLES} COMMIT;"
+        f"BEGIN; PRAGMA application_id = {_APPLICATION}; PRAGMA user_version = {LAYOUT}; {_TABLES} COMMIT;"
     )
     return connection
 
@@ -114,6 +121,14 @@ def check(path: Path) -> None:
             (verdict,) = connection.execute("PRAGMA quick_check(1)").fetchone()
             if verdict != "ok":
                 raise StoreError(f"{path}: is damaged ({' '.join(verdict.split())}); {_DAMAGED}")
+
+
+def end_log(path: Path) -> None:
+    """Takes what a write-ahead log holds into the file, which has a rollback journal from then on."""
+    with naming(path):
+        with contextlib.closing(connect(uri(path), exclusive=True)) as connection:
+            connection.execute("PRAGMA journal_mode = DELETE")
+        path.with_name(f"{path.name}-shm").unlink(missing_ok=True)  # the log's index, which a kill leaves too
 
 
 @contextlib.contextmanager
@@ -142,9 +157,11 @@ def replacing(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
         try:
             yield temporary
-            log = _log(path)
-            if log.exists() and log.stat().st_size:  # SQLite would take it for the log of the file that comes
-                raise StoreError(f"{log}: is of a file that is held open or gone; close what holds it, or move it away")
+            for log in _logs(path):
+                if log.exists() and log.stat().st_size:  # SQLite would take it for that of the file that comes
+                    raise StoreError(
+                        f"{log}: is of a file that is held open or gone; close what holds it, or move it away"
+                    )
             temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)
@@ -199,5 +216,5 @@ def _stream(path: Path, judge: str | None, rubric_hash: str | None) -> Iterator[
             )
 
 
-def _log(path: Path) -> Path:
-    return path.with_name(f"{path.name}-wal")
+def _logs(path: Path) -> tuple[Path, Path]:
+    return path.with_name(f"{path.name}-wal"), path.with_name(f"{path.name}-journal")

@@ -39,6 +39,7 @@ _NEUTRAL = {
     *("architectures", "transformers_version", "torch_dtype", "dtype", "_name_or_path", "initializer_range"),
     *("use_cache", "pretraining_tp", "attention_dropout", "bos_token_id", "eos_token_id", "pad_token_id"),
     *("chunk_size_feed_forward", "id2label", "label2id", "return_dict", "problem_type", "_attn_implementation"),
+    "_attn_implementation_autoset",
     *("is_llama_config", "transformers.js_config", "unsloth_fixed", "unsloth_version"),
 }
 _WINDOW = {"sliding_window", "max_window_layers"}

@@ -6,71 +6,24 @@ several hosts the `jax` judge runs on all of them, each with the model on its ow
 
 from __future__ import annotations
 
-import itertools
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from distill.artifacts import write_json
+from distill.artifacts import config_dict, write_json
+from distill.config import Experiment
 from distill.stages.base import Context, Stage, files_below, write_table
-from distill.stages.judge_backends import (
-    BATCH,
-    LANGUAGE_MODELS,
-    STORE,
-    free_judge,
-    language_model,
-    rubric_of,
-    secrets,
-    store_folder,
-)
+from distill.stages.judge_asking import ANSWERS, ask_pairs, requests
+from distill.stages.judge_backends import BATCH, LANGUAGE_MODELS, STORE, free_judge, replayed, rubric_of
 from distill.stages.judge_pairs import GRADE, GRADED, choose_pairs, chosen, earlier_hashes, earlier_judgements
 from distill.stages.judge_trust import AGREEMENT, trust_figures
 
-if TYPE_CHECKING:
-    import numpy as np
-
-    from distill.judge.asking import Estimate
-    from distill.judge.backends import Request
-
-ANSWERS = "answers.parquet"  # all that the judge said of this run's rubric: raw answers, tokens, cost
-_CHUNK = 100_000  # pairs in memory as Python objects
-_BATCH_CHUNK = 5_000_000  # a batch service is asked for so many at once: what comes after waits for their answers
 Columns = dict[str, Any]
 
 
 def run(context: Context, folder: Path) -> dict[str, Any]:
     asked = context.experiment.judge.backend in LANGUAGE_MODELS
-    columns = _ask(context, folder) if asked else _free(context, folder)
-    if not context.processes.first:
-        return {}
-    return _publish(context, folder, columns)
-
-
-def dry_run(context: Context) -> Estimate:
-    """What the stage would ask for: pairs, tokens and cost. Asks nothing and leaves nothing behind."""
-    from distill.judge.asking import estimate
-    from distill.judge.store import JudgementStore
-
-    settings, folder = context.experiment.judge, context.folder("judge")
-    if settings.backend not in LANGUAGE_MODELS:
-        raise ValueError(f"--dry_run: judge.backend={settings.backend!r} asks nobody and costs nothing")
-    rubric = rubric_of(context)
-    judge = language_model(context, folder, rubric, asking=False)
-    there = store_folder(context, folder)
-    with tempfile.TemporaryDirectory() as directory:
-        choose_pairs(context, Path(directory), _known(context, there, judge.name, rubric.hash))
-        pairs = chosen(context, Path(directory))
-        with JudgementStore(there if there.exists() else Path(directory), process=None) as store:
-            return estimate(
-                store,
-                judge,
-                rubric,
-                _requests(context, pairs),
-                attempts=settings.attempts,
-                prompt_price=settings.endpoint.prompt_price,
-                completion_price=settings.endpoint.completion_price,
-            )
+    columns = _asked(context, folder) if asked else _free(context, folder)
+    return {} if columns is None else _publish(context, folder, columns)
 
 
 def judged(context: Context) -> dict[str, Any]:
@@ -94,15 +47,8 @@ def _free(context: Context, folder: Path) -> Columns:
     """Answers of a judge that costs nothing."""
     import numpy as np
 
-    prepared = context.prepared
     if context.experiment.judge.backend == "replay":
-        tables = [t for t in (prepared.training("judgements"), prepared.holdout("judgements")) if t is not None]
-        if not sum(len(t["item"]) for t in tables):
-            raise ValueError(
-                f"{context.experiment.data.dir}: judge.backend='replay' needs a `judgements` table with at least one "
-                "usable row (item_id, keyphrase, grade, judge, rubric)"
-            )
-        item, keyphrase = (np.concatenate([t[name] for t in tables]) for name in ("item", "keyphrase"))
+        item, keyphrase = np.array(sorted(replayed(context))).T
         pairs = {
             "item": item,
             "keyphrase": keyphrase,
@@ -114,99 +60,19 @@ def _free(context: Context, folder: Path) -> Columns:
         pairs = chosen(context, folder)
     judge, answers = free_judge(context), []
     with context.reporter.progress("judge", len(pairs["item"])) as advance:
-        for answer in judge.judge(_requests(context, pairs)):
+        for answer in judge.judge(requests(context, pairs)):
             advance(1)
             answers.append((answer.grade, None, answer.status, answer.judge, answer.rubric))
     return pairs | _answer_columns(answers)
 
 
-def _ask(context: Context, folder: Path) -> Columns:
-    """Answers of a language model; on the first process those to all pairs, on the others none."""
-    import numpy as np
-
-    from distill.judge.asking import ask
-    from distill.judge.store import JudgementStore
-
-    settings, processes = context.experiment.judge, context.processes
-    rubric = rubric_of(context)
-    judge = language_model(context, folder, rubric)
-    processes.on_first(
-        lambda: choose_pairs(context, folder, _known(context, store_folder(context, folder), judge.name, rubric.hash))
-    )
-    pairs = chosen(context, folder)
-    mine = pairs
-    if not processes.alone:
-        share = pairs["item"] % processes.count == processes.index
-        mine = {name: column[share] for name, column in pairs.items()}
-    total = len(mine["item"])
-    with JudgementStore(store_folder(context, folder), processes.index, secrets(context)) as store:
-        with context.reporter.progress("judge", total) as advance:
-            summary = ask(
-                store,
-                judge,
-                rubric,
-                _requests(context, mine),
-                # Our own model gives the same answer every time.
-                attempts=1 if settings.backend == "jax" else settings.attempts,
-                total=total,
-                advance=advance,
-                chunk=_BATCH_CHUNK if settings.backend == "batch" else _CHUNK,
-            )
-        context.reporter.line(
-            f"judge: {summary.done - summary.known:,} pairs asked of {judge.name}, {summary.known:,} known already; "
-            f"{summary.prompt_tokens + summary.completion_tokens:,} tokens, cost {summary.cost:,.2f}, "
-            f"{summary.pairs_per_second:,.1f} pairs/s"
-        )
-    processes.gather(total)
-    if not processes.first:
-        return {}
-    answers = []
-    with JudgementStore(store_folder(context, folder), None) as store:
-        from distill.judge.records import key_of
-
-        requests = _requests(context, pairs)
-        while chunk := list(itertools.islice(requests, _CHUNK)):
-            keys = [key_of(request) for request in chunk]
-            records = store.lookup(rubric.hash, judge.name, keys)
-            for key in keys:
-                record = records[key]
-                answers.append((record.grade, record.raw_score, record.status, record.judge, record.rubric))
-        store.export(folder / ANSWERS, judge.name, rubric.hash)
-    columns = pairs | _answer_columns(answers)
-    return columns | {"raw_score": columns["raw_score"].astype(np.float32)}
-
-
-def _known(context: Context, folder: Path, judge: str, rubric_hash: str) -> tuple[Any, Any] | None:
-    """(item, keyphrase) of the pairs of this run's tables that the store has this judge's grade of."""
-    import numpy as np
-
-    from distill.data.text import normalise_keyphrase
-    from distill.judge.prompt import listing_hash
-    from distill.judge.store import JudgementStore
-
-    if not folder.exists():
+def _asked(context: Context, folder: Path) -> Columns | None:
+    """Answers of a language model to all pairs; None on all processes but the first."""
+    records = ask_pairs(context, folder)
+    if not context.processes.first:
         return None
-    prepared = context.prepared
-    with JudgementStore(folder, None) as store:
-        graded = [
-            (record.listing, record.keyphrase)
-            for record in store.records(judge, rubric_hash)
-            if record.status == "graded" and record.repeat == 0
-        ]
-    if not graded:
-        return None
-    listings: dict[str, list[int]] = {}
-    for item in range(len(prepared.item_ids)):
-        listings.setdefault(listing_hash(_request(context, item, 0, 0)), []).append(item)
-    keyphrases = {normalise_keyphrase(text): row for row, text in enumerate(prepared.keyphrases)}
-    pairs = [
-        (item, keyphrases[keyphrase])
-        for listing, keyphrase in graded
-        if keyphrase in keyphrases
-        for item in listings.get(listing, ())
-    ]
-    item, keyphrase = np.array(pairs, np.int64).reshape(-1, 2).T
-    return item, keyphrase
+    answers = [(one.grade, one.raw_score, one.status, one.judge, one.rubric) for one in records]
+    return chosen(context, folder) | _answer_columns(answers)
 
 
 def _answer_columns(answers: list[tuple[Any, ...]]) -> Columns:
@@ -243,6 +109,8 @@ def _publish(context: Context, folder: Path, columns: Columns) -> dict[str, Any]
         )
     item, score = kept["item"], kept["raw_score"].astype(np.float32)
     holdout = prepared.item_is_holdout[item]
+    if not (holdout | prepared.trainable[kept["keyphrase"]]).all():
+        raise RuntimeError("judge: a pair for training is on a human query; this is a defect, please report it")
     table = pa.table(
         {
             **prepared.pair_columns(item, kept["keyphrase"]),
@@ -276,32 +144,22 @@ def _with_earlier(context: Context, asked: Columns) -> Columns:
     return {name: np.concatenate([asked[name], earlier[name][fresh]]) for name in asked}
 
 
-def _requests(context: Context, pairs: dict[str, np.ndarray]) -> Iterator[Request]:
-    for start in range(0, len(pairs["item"]), _CHUNK):
-        rows = slice(start, start + _CHUNK)
-        parts = (pairs[name][rows].tolist() for name in ("item", "keyphrase", "repeat"))
-        for item, keyphrase, repeat in zip(*parts):
-            yield _request(context, item, keyphrase, repeat)
-
-
-def _request(context: Context, item: int, keyphrase: int, repeat: int) -> Request:
-    from distill.judge.backends import Request
-
-    prepared = context.prepared
-    return Request(
-        item,
-        keyphrase,
-        prepared.titles[item],
-        tuple(prepared.categories[item]),
-        prepared.attributes[item],
-        prepared.keyphrases[keyphrase],
-        repeat,
-    )
+def _reads(experiment: Experiment) -> dict[str, Any]:
+    """The judge's settings without those that change no answer: how it is reached, at what price, how fast."""
+    judge = config_dict(experiment.judge)
+    del judge["store"]
+    for group, names in (
+        ("endpoint", ("url", "key_variable", "concurrency", "timeout", "tries", "prompt_price", "completion_price")),
+        ("llm", ("batch_rows", "parallel")),
+    ):
+        for name in names:
+            del judge[group][name]
+    return {"judge": judge, "seed": experiment.seed}
 
 
 STAGE = Stage(
     name="judge",
-    config=lambda e: {"judge": e.judge, "seed": e.seed},
+    config=_reads,
     inputs=("prepare",),
     run=run,
     published=files_below(GRADED, AGREEMENT),

@@ -34,13 +34,7 @@ def free_judge(context: Context) -> Judge:
 
     experiment, prepared = context.experiment, context.prepared
     if experiment.judge.backend == "replay":
-        grades: dict[tuple[int, int], int] = {}
-        name = rubric_name = ""
-        for table in (prepared.training("judgements"), prepared.holdout("judgements")):
-            if table is not None and len(table["item"]):
-                grades.update(zip(zip(table["item"].tolist(), table["keyphrase"].tolist()), table["grade"].tolist()))
-                name, rubric_name = str(table["judge"][0]), str(table["rubric"][0])
-        return ReplayJudge(name, rubric_name, grades)
+        return ReplayJudge(replayed(context))
     from distill.data.marketplace import World
 
     world = World(experiment.data.marketplace, experiment.seed)
@@ -53,8 +47,47 @@ def free_judge(context: Context) -> Judge:
     )
 
 
+def replayed(context: Context) -> dict[tuple[int, int], tuple[int, str, str]]:
+    """(item, keyphrase) → grade, judge and rubric of the judgements table.
+
+    Where several judges or rubrics graded one pair, the one with the most rows in the table speaks.
+    """
+    from collections import Counter
+
+    rows = [
+        row
+        for table in (context.prepared.training("judgements"), context.prepared.holdout("judgements"))
+        if table is not None
+        for row in zip(*(table[name].tolist() for name in ("item", "keyphrase", "grade", "judge", "rubric")))
+    ]
+    if not rows:
+        raise ValueError(
+            f"{context.experiment.data.dir}: judge.backend='replay' needs a `judgements` table with at least one "
+            "usable row (item_id, keyphrase, grade, judge, rubric)"
+        )
+    order = [voice for voice, _ in sorted(Counter(row[3:] for row in rows).items(), key=lambda one: (-one[1], one[0]))]
+    rows.sort(key=lambda row: order.index(row[3:]), reverse=True)
+    grades = {row[:2]: row[2:] for row in rows}
+    if len(grades) < len(rows):
+        context.reporter.line(
+            f"judge: {len(rows) - len(grades):,} further grades of pairs that several judges graded are left out; "
+            f"{' under '.join(order[0])} goes first"
+        )
+    return grades  # type: ignore[return-value]
+
+
 def language_model(context: Context, folder: Path, rubric: Rubric, *, asking: bool = True) -> Any:
     """The judge of one of LANGUAGE_MODELS, which can also tell the `tokens` of a request; no key, if not `asking`."""
+    try:
+        return _language_model(context, folder, rubric, asking)
+    except ModuleNotFoundError as error:
+        raise ConfigError(
+            f"config.judge.backend={context.experiment.judge.backend!r}: needs the package {error.name}; "
+            "pip install 'llmdistill4ads[llm]'"
+        ) from None
+
+
+def _language_model(context: Context, folder: Path, rubric: Rubric, asking: bool) -> Any:
     settings = context.experiment.judge
 
     def notice(text: str) -> None:
@@ -70,7 +103,7 @@ def language_model(context: Context, folder: Path, rubric: Rubric, *, asking: bo
     if settings.backend == "batch":
         from distill.judge.batch_files import BatchJudge
 
-        return BatchJudge(settings.endpoint, rubric, folder / BATCH, notice=notice)
+        return BatchJudge(settings.endpoint, rubric, folder / BATCH, attempts=settings.attempts, notice=notice)
     from distill.judge.language_model import LanguageModelJudge
 
     return LanguageModelJudge.load(settings.llm, rubric, context.own_mesh(settings.llm.parallel))

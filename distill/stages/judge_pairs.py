@@ -69,6 +69,8 @@ def earlier_hashes(context: Context) -> dict[str, str]:
         ("run", active.run, ("judge",) if active.against else ("judge", "score")),
         ("against", active.against, ("judge",)),
     ):
+        if directory and Path(directory).resolve() == context.workdir.resolve():
+            raise ConfigError(f"config.judge.active.{field}={directory!r}: is this run's own working directory")
         for stage in stages if directory else ():
             try:
                 hashes[f"active_{field}_{stage}"] = output_hash(
@@ -79,8 +81,11 @@ def earlier_hashes(context: Context) -> dict[str, str]:
     return hashes
 
 
-def earlier_judgements(context: Context, directory: str) -> dict[str, np.ndarray]:
-    """Judgements of an earlier run on pairs of this one: item, keyphrase, grade, judge, rubric, raw_score."""
+def earlier_judgements(context: Context, directory: str, tell: bool = False) -> dict[str, np.ndarray]:
+    """Judgements of an earlier run that this one may use: item, keyphrase, grade, judge, rubric, raw_score.
+
+    What it may not use is left out; `tell` says how many.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -89,12 +94,17 @@ def earlier_judgements(context: Context, directory: str) -> dict[str, np.ndarray
         table = table.append_column("raw_score", pa.nulls(len(table), pa.float32()))
     pairs = context.prepared.pairs(table.drop_columns(["holdout"]))
     known = (pairs["item"] >= 0) & (pairs["keyphrase"] >= 0)
-    if not known.all():
-        context.reporter.line(
-            f"judge: {int((~known).sum()):,} of {len(known):,} judgements in {directory} are of listings or keyphrases "
-            "that this run does not have; they are left out"
-        )
-    return {name: column[known] for name, column in pairs.items()}
+    # What this run keeps out of training stays out, whatever that run knew of human queries.
+    held_out = context.prepared.item_is_holdout[pairs["item"]]
+    allowed = known & (held_out | context.prepared.trainable[pairs["keyphrase"]])
+    for left_out, why in (
+        (~known, "of listings or keyphrases that this run does not have"),
+        (known & ~allowed, "on human queries, or near-duplicates of one"),
+    ):
+        if tell and left_out.any():
+            number = f"{int(left_out.sum()):,} of {len(known):,}"
+            context.reporter.line(f"judge: {number} judgements in {directory} are {why}; they are left out")
+    return {name: column[allowed] for name, column in pairs.items()}
 
 
 def _stratified(context: Context, known: tuple[Any, Any] | None) -> Any:
@@ -154,7 +164,7 @@ def _doubtful(context: Context) -> tuple[Any, Any, Any]:
 
     prepared, settings = context.prepared, context.experiment.judge
     active, row = settings.active, len(prepared.keyphrases)
-    first = earlier_judgements(context, active.run)
+    first = earlier_judgements(context, active.run, tell=True)
     if active.against:
         second = earlier_judgements(context, active.against)
         opinions = _opinion(second)

@@ -13,8 +13,8 @@ AGREEMENT = "agreement.json"
 def trust_figures(context: Context, answers: dict[str, Any]) -> dict[str, Any]:
     """Figures by the names that `distill.evaluate.judge_report` reads, as JSON values; {} where nothing is known.
 
-    Against people stand the answers to human-labelled pairs; where the judge was not asked about any, the table
-    `judge_agreement` speaks for it.
+    Against people stand a language model's answers to human-labelled pairs; for `replay` and `simulated` the table
+    `judge_agreement` speaks.
 
     Args:
       answers: item, keyphrase, purpose, repeat, grade, raw_score, status of all that the judge was asked, [N] each.
@@ -56,7 +56,8 @@ def _against_people(context: Context, answers: dict[str, Any]) -> dict[str, Any]
             "human": _letters(human["label"][at], human["gain"][at]),
             "split": human["split"][at],
         }
-    table = prepared.judge_agreement()
+    # That table's grades are those of whoever made the judgements table, or of the simulation.
+    table = prepared.judge_agreement() if context.experiment.judge.backend in ("replay", "simulated") else None
     if table is None or not len(table["item"]):
         return None
     return table | {"score": np.full(len(table["item"]), np.nan)}

@@ -63,6 +63,8 @@ def warm_start_hash(context: Context, stage: str) -> dict[str, str]:
 
 def _earlier(context: Context, stage: str) -> Path | None:
     directory = getattr(context.experiment, stage).warm_start
+    if directory and Path(directory).resolve() == context.workdir.resolve():
+        raise ConfigError(f"config.{stage}.warm_start={directory!r}: is this run's own working directory")
     return Path(directory) if directory else None
 
 

@@ -175,6 +175,29 @@ def test_every_request_ends_in_one_answer_whatever_the_judge_says(tmp_path_facto
     assert sum(r.status == "graded" for r in records) == said["graded"]
 
 
+def test_an_answer_that_the_judge_reads_again_is_no_further_attempt(tmp_path):
+    calls = {0: "c1", 1: "c2"}
+    statuses = {0: "unparsable", 1: "failed"}
+
+    def scripted(asked: Request, before: int) -> Judgement:
+        row = asked.keyphrase_index
+        return answer(asked, None, statuses[row], call=calls[row], cost=0.5, prompt_tokens=10)
+
+    with JudgementStore(tmp_path) as store:
+        for run_ in range(3):
+            summary, received = run(store, ScriptedJudge(scripted), pairs(2), attempts=3)
+            assert [(j.status, j.cost, j.call) for j in received] == [("unparsable", 0.5, "c1"), ("failed", 0.5, "c2")]
+            assert (summary.calls, summary.cost, summary.prompt_tokens) == ((0, 0, 0) if run_ else (2, 1.0, 20))
+            assert summary.done == 2 and summary.statuses == {"unparsable": 1, "failed": 1}
+        assert [(r.attempts, r.failures, r.cost) for r in store.records()] == [(1, 0, 0.5), (1, 1, 0.5)]
+        calls[0], statuses[1] = "c3", "abstained"  # another call; and the same one again counts by its name alone
+        run(store, ScriptedJudge(scripted), pairs(2), attempts=3)
+        assert [(r.attempts, r.status, r.call) for r in store.records()] == [
+            (2, "unparsable", "c3"),
+            (1, "failed", "c2"),
+        ]
+
+
 def _omits(requests: list[Request]) -> list[Judgement]:
     return [answer(asked) for asked in requests if asked.keyphrase_index != 2]
 

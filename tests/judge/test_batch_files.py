@@ -17,6 +17,7 @@ from distill.judge.asking import ask
 from distill.judge.backends import Judgement
 from distill.judge.batch_files import BatchFileError, BatchJudge, WaitingForBatch
 from distill.judge.endpoint import EndpointJudge
+from distill.judge.prompt import listing_hash
 from distill.judge.rubric import load_rubric
 from distill.judge.store import JudgementStore
 from tests.judge.asking_endpoint import RUBRIC, pairs
@@ -63,6 +64,11 @@ def failed(call: dict) -> dict:
 def expired(call: dict) -> dict:
     error = {"code": "batch_expired", "message": "This request could not be executed in time."}
     return {"id": "b", "custom_id": call["custom_id"], "response": None, "error": error}
+
+
+def too_long(call: dict, status: int | None = 400) -> dict:
+    body = {"error": {"message": "The prompt is too long", "code": "context_length_exceeded"}}
+    return {"id": "b", "custom_id": call["custom_id"], "response": {"status_code": status, "body": body}, "error": None}
 
 
 def nonsense(call: dict) -> dict:
@@ -160,10 +166,13 @@ def test_the_last_good_result_of_a_call_counts(tmp_path: Path):
     write(tmp_path / "1.jsonl", [answered(a, "1"), failed(b), answered(c, "3"), expired(d)])
     write(tmp_path / "2.jsonl", [answered(a, "0"), answered(b, "1"), failed(c), failed(d)])
     told = []
-    found, waiting = judged(judge(tmp_path, notice=told.append), pairs(4))
+    found, waiting = judged(judge(tmp_path, notice=told.append, attempts=1), pairs(4))
     assert waiting is None and [j.grade for j in found] == [0, 1, 3, None]
     assert found[3].status == "failed" and "429" in found[3].answer and "Rate limit" in found[3].answer
     assert len(told) == 1 and "1 calls failed" in told[0] and "Rate limit" in told[0]
+    assert len({j.call for j in found}) == 4 and {j.call.split(".")[0] for j in found} == {
+        call["custom_id"] for call in (a, b, c, d)
+    }
 
 
 def test_what_is_no_result_is_told_and_left_out(tmp_path: Path):
@@ -195,8 +204,10 @@ def test_a_completion_of_a_wrong_shape_is_a_failure(body, tmp_path: Path):
     result = answered(call)
     result["response"]["body"] = body
     write(tmp_path / "out.jsonl", [result])
-    ((answer,), waiting) = judged(judge(tmp_path), pairs(1))
+    ((answer,), waiting) = judged(judge(tmp_path, attempts=1), pairs(1))
     assert waiting is None and answer.status == "failed" and "chat completion" in answer.answer
+    found, waiting = judged(judge(tmp_path, attempts=2), pairs(1))
+    assert not found and waiting is not None and [file.name for file in waiting.files] == ["requests-00001.jsonl"]
 
 
 def test_what_the_service_filters_is_an_abstention(tmp_path: Path):
@@ -205,8 +216,165 @@ def test_what_the_service_filters_is_an_abstention(tmp_path: Path):
     (call,) = lines_of(waiting.files[0])
     body = {"error": {"message": "flagged", "code": "content_filter"}}
     write(tmp_path / "out.jsonl", [failed(call) | {"response": {"status_code": 400, "body": body}}])
-    ((answer,), waiting) = judged(judge(tmp_path), pairs(1))
-    assert waiting is None and answer.status == "abstained" and "flagged" in answer.answer
+    same = judge(tmp_path)
+    for _ in range(2):  # and it is not asked again
+        ((answer,), waiting) = judged(same, pairs(1))
+        assert waiting is None and answer.status == "abstained" and "flagged" in answer.answer
+
+
+def asked_once(folder: Path, requests, answer: str = "logprobs", **settings) -> tuple[list[Judgement], list[str]]:
+    """One run of the stage: the final judgements, and the files that wait where they are none."""
+    final: list[Judgement] = []
+    with JudgementStore(folder / "store") as store:
+        try:
+            ask(store, judge(folder / "batch", answer, **settings), RUBRIC, requests, receive=final.extend)
+        except WaitingForBatch as waiting:
+            return [], [file.name for file in waiting.files]
+    return final, []
+
+
+def records(folder: Path) -> dict[str, tuple]:
+    with JudgementStore(folder / "store", process=None) as store:
+        return {r.keyphrase: (r.status, r.attempts, r.failures, r.prompt_tokens, r.cost) for r in store.records()}
+
+
+@pytest.mark.parametrize("answer", ["logprobs", "json"])
+def test_a_refusal_is_final_and_the_stage_ends(answer, tmp_path: Path):
+    n = 4 if answer == "json" else 1  # pairs a call
+    assert asked_once(tmp_path, pairs(3 * n), answer) == ([], ["requests-00000.jsonl"])
+    first, *rest = lines_of(tmp_path / "batch" / "requests-00000.jsonl")
+    write(tmp_path / "batch" / "out.jsonl", [too_long(first), *map(answered, rest)])
+    told: list[str] = []
+    for _ in range(3):
+        final, files = asked_once(tmp_path, pairs(3 * n), answer, notice=told.append)
+        assert [j.status for j in final] == ["failed"] * n + ["graded"] * 2 * n and not files
+        assert all("too long" in j.answer for j in final[:n])
+    assert sorted(path.name for path in (tmp_path / "batch").iterdir()) == [
+        "out.jsonl",
+        "pairs-00000.jsonl",
+        "requests-00000.jsonl",
+    ]
+    assert sorted(records(tmp_path).values()) == [("failed", 1, 1, 0, 0.0)] * n + [
+        ("graded", 1, 0, 40 // n, pytest.approx(40 / n / 1e6))
+    ] * (2 * n)
+    assert all("1 calls failed, of which 1 were refused" in text for text in told)
+    # Its result deleted, the call waits for one again.
+    write(tmp_path / "batch" / "out.jsonl", map(answered, rest))
+    assert asked_once(tmp_path, pairs(3 * n), answer) == ([], ["requests-00000.jsonl"])
+    write(tmp_path / "batch" / "again.jsonl", [answered(first)])
+    assert {j.status for j in asked_once(tmp_path, pairs(3 * n), answer)[0]} == {"graded"}
+
+
+@pytest.mark.parametrize(
+    ("status", "final"),
+    [
+        *((status, True) for status in (400, 401, 404, 413, 422, 499)),
+        *((status, False) for status in (408, 409, 425, 429, 500, 503, None)),
+    ],
+)
+def test_which_failures_another_try_may_not_meet(status, final, tmp_path: Path):
+    _, waiting = judged(judge(tmp_path), pairs(1))
+    assert waiting is not None
+    write(tmp_path / "out.jsonl", [too_long(call, status) for call in lines_of(waiting.files[0])])
+    found, waiting = judged(judge(tmp_path), pairs(1))
+    assert [j.status for j in found] == ["failed"] * final
+    assert (waiting is None) == final and (tmp_path / "requests-00001.jsonl").exists() != final
+
+
+@pytest.mark.parametrize("attempts", [1, 2, 3])
+def test_a_call_that_fails_is_made_again_to_the_limit_and_then_the_stage_ends(attempts, tmp_path: Path):
+    for n in range(attempts):
+        assert asked_once(tmp_path, pairs(1), attempts=attempts) == ([], [f"requests-0000{n}.jsonl"])
+        # Nothing has come: nothing is written.
+        assert asked_once(tmp_path, pairs(1), attempts=attempts) == ([], [f"requests-0000{n}.jsonl"])
+        (call,) = lines_of(tmp_path / "batch" / f"requests-0000{n}.jsonl")
+        write(tmp_path / "batch" / f"errors-{n}.jsonl", [expired(call)])
+    before = snapshot(tmp_path / "batch")
+    for _ in range(3):
+        ((answer,), files) = asked_once(tmp_path, pairs(1), attempts=attempts)
+        assert not files and answer.status == "failed" and "batch_expired" in answer.answer
+    assert snapshot(tmp_path / "batch") == before
+    assert list(records(tmp_path).values()) == [("failed", 1, 1, 0, 0.0)]
+    # A higher limit gives another try, and a result that comes late is the answer to its call.
+    write(tmp_path / "batch" / "late.jsonl", [answered(call, "3")])
+    ((answer,), _) = asked_once(tmp_path, pairs(1), attempts=attempts)
+    assert answer.grade == 3
+    (tmp_path / "batch" / "late.jsonl").unlink()
+    shutil.rmtree(tmp_path / "store")
+    assert asked_once(tmp_path, pairs(1), attempts=attempts + 1) == ([], [f"requests-0000{attempts}.jsonl"])
+
+
+def test_attempts_below_one(tmp_path: Path):
+    with pytest.raises(ValueError, match="attempts 0"):
+        judge(tmp_path, attempts=0)
+
+
+def test_an_answer_that_is_read_at_every_poll_is_paid_for_once(tmp_path: Path):
+    asked_once(tmp_path, pairs(3))
+    first, second, third = lines_of(tmp_path / "batch" / "requests-00000.jsonl")
+    write(tmp_path / "batch" / "r0.jsonl", [answered(first), nonsense(second)])
+    once = ("unparsable", 1, 0, 40, pytest.approx(40e-6))
+    for _ in range(4):  # the third is under way
+        assert asked_once(tmp_path, pairs(3)) == ([], ["requests-00000.jsonl"])
+        assert records(tmp_path)["sander 1 volt"] == once
+    write(tmp_path / "batch" / "r1.jsonl", [answered(third)])
+    for _ in range(3):  # now ask() comes to its next attempt, and that waits in its turn
+        assert asked_once(tmp_path, pairs(3)) == ([], ["requests-00001.jsonl"])
+        assert records(tmp_path)["sander 1 volt"] == once
+    for n in (1, 2):
+        assert asked_once(tmp_path, pairs(3)) == ([], [f"requests-0000{n}.jsonl"])
+        write(
+            tmp_path / "batch" / f"s{n}.jsonl", map(nonsense, lines_of(tmp_path / "batch" / f"requests-0000{n}.jsonl"))
+        )
+    for _ in range(2):
+        final, files = asked_once(tmp_path, pairs(3))
+        assert [j.status for j in final] == ["graded", "unparsable", "graded"] and not files
+    assert records(tmp_path) == {
+        "drill 0 volt": ("graded", 1, 0, 40, pytest.approx(40e-6)),
+        "sander 1 volt": ("unparsable", 3, 0, 120, pytest.approx(120e-6)),
+        "saw 2 volt": ("graded", 1, 0, 40, pytest.approx(40e-6)),
+    }
+    # The same lines under another name are the same answers, wherever the store has gone.
+    for path in (tmp_path / "batch").glob("[rs][0-9].jsonl"):
+        shutil.copy(path, tmp_path / "batch" / f"copy-of-{path.name}")
+    before = records(tmp_path)
+    asked_once(tmp_path, pairs(3))
+    assert records(tmp_path) == before
+
+
+def test_a_failure_between_answers_counts_as_a_call_and_the_stage_ends(tmp_path: Path):
+    for n, made in enumerate([nonsense, failed, nonsense]):
+        assert asked_once(tmp_path, pairs(1)) == ([], [f"requests-0000{n}.jsonl"])
+        write(tmp_path / "batch" / f"r{n}.jsonl", map(made, lines_of(tmp_path / "batch" / f"requests-0000{n}.jsonl")))
+    for _ in range(2):
+        ((answer,), files) = asked_once(tmp_path, pairs(1))
+        assert not files and (answer.status, answer.prompt_tokens) == ("unparsable", 80)
+
+
+@pytest.mark.parametrize("answer", ["logprobs", "json"])
+def test_pairs_under_way(answer, tmp_path: Path):
+    assert judge(tmp_path, answer).under_way() == [] and not list(tmp_path.iterdir())
+    n = 4 if answer == "json" else 1  # pairs a call
+    first, again = pairs(5 * n), [dataclasses.replace(request, repeat=1) for request in pairs(2)]
+    _, waiting = judged(judge(tmp_path, answer), [*first, *again])
+    assert waiting is not None
+    keys = [(listing_hash(request), request.keyphrase) for request in first]
+    assert judge(tmp_path, answer).under_way() == keys
+    graded, unread, refused, passing, _, *_ = lines_of(waiting.files[0])
+    write(tmp_path / "out.jsonl", [answered(graded), nonsense(unread), too_long(refused), expired(passing)])
+    left = keys[: 2 * n] + keys[3 * n :]  # all but the refused
+    assert judge(tmp_path, answer).under_way() == left
+    assert judge(tmp_path, answer, attempts=1).under_way() == keys[: 2 * n] + keys[4 * n :]
+    same = judge(tmp_path, answer)
+    judged(same, [*first, *pairs(6 * n)[5 * n :]])  # writes what failed, and pairs that no file had
+    added = [(listing_hash(request), request.keyphrase) for request in pairs(6 * n)[5 * n :]]
+    assert same.under_way() == judge(tmp_path, answer).under_way() == left + added
+    # Another rubric, or model, has none of them.
+    assert judge(tmp_path, answer, rubric=load_rubric("binary-v1")).under_way() == []
+    assert BatchJudge(EndpointConfig(model="other", answer=answer), RUBRIC, tmp_path).under_way() == []
+    (tmp_path / "pairs-00001.jsonl").write_text("{")
+    with pytest.raises(BatchFileError, match=r"pairs-00001\.jsonl:1"):
+        judge(tmp_path, answer).under_way()
 
 
 def test_another_rubric_or_way_of_asking_asks_anew(tmp_path: Path):
@@ -228,7 +396,7 @@ def test_a_run_that_died_before_a_file_was_whole_leaves_no_trace(tmp_path: Path)
 
 
 @pytest.mark.parametrize(
-    "damage", [b"{", b"[]\n", b'{"custom_id": "a", "ids": []}\n', b'{"custom_id": "a", "pairs": [1]}\n']
+    "damage", [b"{", b"[]\n", b'{"custom_id": "a", "ids": []}\n', b'{"custom_id": "a", "keyphrases": [1]}\n']
 )
 def test_a_damaged_file_of_pairs_is_named(damage, tmp_path: Path):
     judged(judge(tmp_path), pairs(2))
@@ -257,7 +425,8 @@ def test_through_the_store_until_every_pair_has_its_answer(answer, tmp_path: Pat
     for round_ in range(30):
         with JudgementStore(tmp_path / "store") as store:
             try:
-                ask(store, judge(tmp_path / "batch", answer), RUBRIC, pairs(40), attempts=3, receive=final.extend)
+                asking = judge(tmp_path / "batch", answer, attempts=5)
+                ask(store, asking, RUBRIC, pairs(40), attempts=3, receive=final.extend)
                 break
             except WaitingForBatch as waiting:
                 calls = [call for file in waiting.files for call in lines_of(file)]
@@ -270,7 +439,9 @@ def test_through_the_store_until_every_pair_has_its_answer(answer, tmp_path: Pat
             results.append(made(call))
         write(tmp_path / "batch" / f"results-{round_}.jsonl", results)
     assert len(final) == 40 and collections.Counter(j.status for j in final)["graded"] >= 30
-    assert {j.status for j in final} <= {"graded", "unparsable"}
+    assert {j.status for j in final} <= {"graded", "unparsable", "failed"}
+    written = [line for path in (tmp_path / "batch").glob("pairs-*.jsonl") for line in lines_of(path)]
+    assert max(collections.Counter(keyphrase for line in written for keyphrase in line["keyphrases"]).values()) <= 5
     with JudgementStore(tmp_path / "store", process=None) as store:
         assert all(record.answers <= 3 for record in store.records())
 

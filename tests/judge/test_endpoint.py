@@ -445,3 +445,11 @@ def test_an_address_that_cannot_work_is_refused(url):
     with pytest.raises(ConfigError, match=r"judge\.endpoint\.url") as caught:
         judge(url)
     assert KEY not in str(caught.value)
+
+
+@pytest.mark.parametrize("address", ["http://user:hunter2@localhost:9/v1", "http://localhost:9/v1?key=hunter2"])
+def test_an_address_of_the_environment_is_checked_too(monkeypatch, address):
+    monkeypatch.setenv("OPENAI_BASE_URL", address)
+    with pytest.raises(ConfigError, match="OPENAI_BASE_URL") as caught:
+        EndpointJudge(EndpointConfig(model="m"), RUBRIC, None)
+    assert "hunter2" not in str(caught.value)

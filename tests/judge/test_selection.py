@@ -297,12 +297,12 @@ def test_a_larger_budget_keeps_what_a_smaller_one_paid_for():
         rng.integers(0, 40, 6000),
     )
 
-    def select(budget, known=None):
+    def select(budget, known=None, strata=StrataConfig()):  # noqa: B008
         return select_pairs(
             candidates,
             allowed=np.ones(keyphrases, bool),
             holdout=np.arange(items) % 5 == 0,
-            strata=StrataConfig(),
+            strata=strata,
             budget=budget,
             most_per_item=30,
             seed=0,
@@ -318,3 +318,7 @@ def test_a_larger_budget_keeps_what_a_smaller_one_paid_for():
     assert all(abs(large.taken[name] - large.wanted[name]) <= 0.3 * large.wanted[name] for name in STRATA)
     again = select(120, (small.item, small.keyphrase))
     assert len(again.item) == 120 and set(zip(again.item.tolist(), again.keyphrase.tolist())) < paid
+    # Other shares are honoured all the same.
+    other = StrataConfig(clicked=0.6, shown=0.0, lexical_near=0.1, dense_near=0.0, lexical_far=0.1, dense_far=0.0)
+    shares = select(200, (small.item, small.keyphrase), other)
+    assert shares.taken == shares.wanted == select(200, None, other).taken

@@ -12,13 +12,14 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from distill.artifacts import read_json
-from distill.config import Experiment
+from distill.artifacts import ArtifactError, read_json
+from distill.config import ConfigError, Experiment
 from distill.data.text import fold_tokens, jaccard
 from distill.judge.batch_files import WaitingForBatch
 from distill.stages import run_stage
 from distill.stages.base import Context
-from distill.stages.judge import dry_run, judged
+from distill.stages.judge import STAGE, judged
+from distill.stages.judge_asking import dry_run
 from tests.judge.http_servers import Asked, Reply, completion, serving
 from tests.judge.small_models import save_chat_model
 from tests.stages.small_config import get_config
@@ -133,7 +134,7 @@ def test_nothing_is_asked_twice_whatever_is_run_again(workdir, service):
     run_stage("judge", Context(with_url(experiment(), service), workdir, Heard()), force=True)
     assert sum(service.asked.values()) == before
     larger = Context(with_url(experiment(budget=150), service), workdir, Heard())
-    expected = dry_run(larger)
+    expected = dry_run(larger, STAGE)
     run_stage("judge", larger)
     assert len(judged(larger)["item"]) == 150
     asked = sum(service.asked.values()) - before
@@ -145,7 +146,7 @@ def test_a_dry_run_needs_no_key_and_leaves_nothing(workdir, monkeypatch):
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     config = experiment()
     config.judge.endpoint.prompt_price = 10.0
-    expected = dry_run(Context(config, workdir, Heard()))
+    expected = dry_run(Context(config, workdir, Heard()), STAGE)
     assert expected.pairs == expected.to_ask == 170 and expected.prompt_tokens > 170 * 100
     assert expected.cost == pytest.approx(expected.prompt_tokens * 1e-5, rel=0.01)
     assert not (workdir / "judgements").exists()
@@ -180,6 +181,92 @@ def test_an_active_round_asks_where_two_judges_differ(workdir, tmp_path, service
     assert len(again) == 20 and len(again & planted) >= 8
 
 
+def test_an_active_round_keeps_what_is_no_longer_trainable_out(workdir, tmp_path, service):
+    earlier = Context(with_url(experiment(), service), workdir, Heard())
+    run_stage("judge", earlier)
+    third = tmp_path / "third"
+    shutil.copytree(workdir / "data", third / "data")
+    # Since then people have labelled a keyphrase that was judged.
+    lost = pq.read_table(workdir / "judgements/judgements.parquet")["keyphrase"][0].as_py()
+    keyphrases = pq.read_table(third / "data/keyphrases.parquet")
+    trainable = [
+        was and text != lost
+        for text, was in zip(keyphrases["keyphrase"].to_pylist(), keyphrases["trainable"].to_pylist())
+    ]
+    pq.write_table(keyphrases.set_column(2, "trainable", [trainable]), third / "data/keyphrases.parquet")
+    active = experiment(budget=10)
+    active.judge.active.run, active.judge.active.against = str(workdir), str(workdir)
+    active.judge.endpoint.model = "cleverer"
+    heard = Heard()
+    context = Context(with_url(active, service), third, heard)
+    run_stage("judge", context)
+    pairs = judged(context)
+    assert context.prepared.trainable[pairs["keyphrase"][~pairs["holdout"]]].all()
+    assert any("on human queries" in line for line in heard.lines)
+    # The same judge again, and a run that reads itself, are refused before anything is lost.
+    active.judge.endpoint.model = "clever"
+    with pytest.raises(ConfigError, match="would say the same again"):
+        run_stage("judge", Context(active, third, Heard()))
+    itself = experiment(budget=10)
+    itself.judge.active.run = str(workdir)
+    with pytest.raises(ConfigError, match="own working directory"):
+        run_stage("judge", Context(with_url(itself, service), workdir, Heard()))
+    assert len(judged(earlier)["item"]) == 120
+
+
+def test_a_judge_that_does_not_keep_to_the_rubric_is_stopped_early(workdir, monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    asked = []
+
+    def thinks(request: Asked) -> Reply:
+        asked.append(1)
+        return completion("<think>", logprobs={"<think>": math.log(0.99)})
+
+    with serving(thinks) as url:
+        config = experiment(budget=1000)
+        config.judge.endpoint.url = url
+        with pytest.raises(ValueError, match=r"only 0 of its first 200 answers are grades"):
+            run_stage("judge", Context(config, workdir, Heard()))
+    assert len(asked) < 250
+
+
+def test_how_a_judge_is_reached_makes_nothing_stale(workdir, service):
+    run_stage("judge", Context(with_url(experiment(), service), workdir, Heard()))
+    elsewhere = experiment()
+    elsewhere.judge.endpoint.url, elsewhere.judge.endpoint.timeout = "http://localhost:1/v1", 5.0
+    elsewhere.judge.endpoint.prompt_price = 2.0
+    assert not run_stage("judge", Context(elsewhere, workdir, Heard()))
+
+
+def test_a_dry_run_names_the_stage_that_comes_first(tmp_path):
+    with pytest.raises(ArtifactError, match=r"launch\.prepare"):
+        dry_run(Context(experiment(), tmp_path, Heard()), STAGE)
+
+
+def test_of_several_judges_of_a_pair_one_speaks(tmp_path):
+    data = tmp_path / "data"
+    data.mkdir()
+    (data / "items.jsonl").write_text(
+        "".join(json.dumps({"item_id": f"i{n}", "title": f"red kettle {n} litres"}) + "\n" for n in range(4))
+    )
+    (data / "keyphrases.tsv").write_text("keyphrase\nkettle\nred kettle\n")
+    rows = [("i0", "kettle", 3, "few", "r"), *((f"i{n}", "kettle", 1, "many", "r") for n in range(4))]
+    rows.append(("i0", "red kettle", 2, "few", "r"))
+    lines = ["item_id\tkeyphrase\tgrade\tjudge\trubric", *("\t".join(map(str, row)) for row in rows)]
+    (data / "judgements.tsv").write_text("\n".join(lines) + "\n")
+    config = get_config()
+    config.data.dir, config.judge.backend = str(data), "replay"
+    heard = Heard()
+    context = Context(config.validate(), tmp_path / "run", heard)
+    run_stage("prepare", context)
+    run_stage("judge", context)
+    found = pq.read_table(tmp_path / "run/judgements/judgements.parquet").to_pylist()
+    voices = {(row["item_id"], row["keyphrase"]): (row["grade"], row["judge"]) for row in found}
+    assert len(found) == len(voices) == 5
+    assert voices["i0", "kettle"] == (1, "many") and voices["i0", "red kettle"] == (2, "few")
+    assert any("1 further grades" in line and "many under r goes first" in line for line in heard.lines)
+
+
 def test_a_batch_service_is_asked_by_files(workdir):
     config = experiment("batch", repeats=0)
     context = Context(config, workdir, Heard())
@@ -199,13 +286,13 @@ def test_a_batch_service_is_asked_by_files(workdir):
 
 
 def test_a_language_model_of_our_own_judges(workdir, tmp_path):
-    config = experiment("jax")
+    config = experiment("jax", budget=24, agreement_pairs=8)
     config.judge.llm.model = str(save_chat_model(tmp_path / "model"))
     config.judge.llm.least_mass = 0.0  # random weights favour no answer
     config.judge.llm.row_tokens, config.judge.llm.batch_rows = 1024, 1
     context = Context(config, workdir, Heard())
     run_stage("judge", context)
     table = pq.read_table(workdir / "judgements/judgements.parquet")
-    assert len(table) == 120 and table["judge"][0].as_py().startswith("jax:model:")
+    assert len(table) == 24 and table["judge"][0].as_py().startswith("jax:model:")
     assert 0 <= min(table["raw_score"].to_pylist()) <= max(table["raw_score"].to_pylist()) <= 3
-    assert read_json(workdir / "judgements/agreement.json")["agreement"]["pairs"] == 30
+    assert read_json(workdir / "judgements/agreement.json")["agreement"]["pairs"] == 8
