@@ -21,6 +21,7 @@ from distill.judge.calibration import Reliability
 
 MODELS = {
     "bm25": "BM25: word matching, no training",
+    "graphex": "GraphEx: keyphrases of the listing's category that its title covers best, no training",
     "zero_shot": "the student's encoder before training",
     "assistant": "the cross-encoder taught by the judge; reads every pair, too slow to search with",
     "student": "the bi-encoder taught by the assistant; this one is served",

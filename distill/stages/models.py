@@ -57,6 +57,34 @@ class Bm25:
         return Lexical(prepared.keyphrases).top_k([prepared.item_texts[i] for i in items], k)[0]
 
 
+class Graph:
+    """GraphEx: retrieval within the item's leaf category first; a pair's score is the alignment of the two texts."""
+
+    def __init__(self, context: Context):
+        self._prepared = context.prepared
+        self._leafs = ["\x1f".join(path) for path in self._prepared.categories]  # names recur below other parents
+
+    @functools.cached_property
+    def _graph(self) -> Any:
+        from distill.retrieval.graph import GraphBaseline
+
+        prepared = self._prepared
+        clicks = prepared.training("clicks")
+        clicked = np.flatnonzero(clicks["clicks"] > 0) if clicks is not None else np.zeros(0, np.int64)
+        pairs = {name: clicks[name][clicked] if clicks is not None else clicked for name in ("item", "keyphrase")}
+        leafs = [self._leafs[item] for item in pairs["item"]]
+        return GraphBaseline.fit(prepared.keyphrases, prepared.search_volume, pairs["keyphrase"], leafs)
+
+    def score(self, keyphrase: np.ndarray, item: np.ndarray) -> np.ndarray:
+        return self._graph.score(self._prepared.titles, item, keyphrase)
+
+    def top(self, items: np.ndarray, k: int) -> np.ndarray:
+        return self._graph.top_k([self._prepared.titles[i] for i in items], [self._leafs[i] for i in items], k)[0]
+
+
+BASELINES = {"bm25": Bm25, "graphex": Graph}
+
+
 class Assistant:
     """The cross-encoder; it cannot search, so it re-ranks what the student retrieves."""
 
@@ -97,7 +125,7 @@ class Remembered:
         return self._values[np.searchsorted(self._keys, keys)]
 
 
-def load_models(context: Context) -> dict[str, Bi | Bm25 | Assistant]:
+def load_models(context: Context) -> dict[str, Bi | Bm25 | Graph | Assistant]:
     """All models of a run by the names of the report, arms last."""
     experiment = context.experiment
     folder = context.folder("index")
@@ -105,8 +133,8 @@ def load_models(context: Context) -> dict[str, Bi | Bm25 | Assistant]:
     scorer = Remembered(context.pair_scorer(), len(context.prepared.keyphrases))
     read = candidates(context)
     scorer.remember(read["keyphrase"], read["item"], read["logit"])
-    models: dict[str, Bi | Bm25 | Assistant] = {
-        "bm25": Bm25(context),
+    models: dict[str, Bi | Bm25 | Graph | Assistant] = {
+        **{name: BASELINES[name](context) for name in experiment.evaluate.baselines},
         "zero_shot": Bi(*context.embeddings(*context.initial_encoder())),
         "assistant": Assistant(scorer, student),
         "student": student,

@@ -27,6 +27,7 @@ def get_config() -> Experiment:
     config.student.validations = 4
     config.student.optimizer = OptimizerConfig(learning_rate=3e-3)
     config.evaluate.arms = ("student_clicks",)
+    config.evaluate.baselines = ("bm25", "graphex")
     config.evaluate.prefix = 16
     config.evaluate.bootstrap = 100
     config.evaluate.align_items = 10

@@ -48,7 +48,7 @@ def test_every_stage_publishes_and_the_summary_names_the_report(finished):
 def test_the_metrics_are_those_of_the_contract(finished):
     metrics = json.loads((finished[0] / "report" / "metrics.json").read_text())
     assert all(isinstance(value, float) and math.isfinite(value) for value in metrics.values())
-    for model in ("bm25", "zero_shot", "assistant", "student", "student@16", "student_clicks"):
+    for model in ("bm25", "graphex", "zero_shot", "assistant", "student", "student@16", "student_clicks"):
         for name in (
             "human/ndcg@10",
             "human/auc_exact",
