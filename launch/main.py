@@ -66,7 +66,7 @@ class Console:
         with bar:
             task = bar.add_task(name, total=total, completed=done, figures="")
 
-            def advance(count: int = 1, **figures: float) -> None:
+            def advance(count: int = 1, seconds_left: float | None = None, **figures: float) -> None:
                 nonlocal reached, spoken
                 reached += count
                 text = "  ".join(f"{_label(key)} {value:,.4g}" for key, value in figures.items())
@@ -74,7 +74,9 @@ class Console:
                 now = time.monotonic()
                 if not self._rich.is_terminal and now - spoken > 30:
                     spoken = now
-                    left = (now - begun) / max(1, reached - done) * (total - reached)
+                    left = seconds_left
+                    if left is None:
+                        left = (now - begun) / max(1, reached - done) * (total - reached)
                     self.line(f"{name}: {reached:,} of {total:,}, {left:,.0f} s left  {text}")
 
             yield advance

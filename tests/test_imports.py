@@ -1,6 +1,10 @@
 """The import rules of the architecture: one way only, one door for each heavy package, no prints, no flags."""
 
 import ast
+import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -25,6 +29,25 @@ DOORS = {
     "sqlite3": ("distill/judge/store.py", "distill/judge/store_files.py"),
     "grain": ("distill/data/stream.py",),
 }
+BEYOND_THE_CORE = (
+    "bm25s",
+    "gguf",
+    "grain",
+    "jinja2",
+    "matplotlib",
+    "ml_collections",
+    "openai",
+    "pyarrow",
+    "pydantic",
+    "safetensors",
+    "scann",
+    "scipy",
+    "sklearn",
+    "tensorboardX",
+    "tensorflow",
+    "tokenizers",
+    "transformers",
+)
 FILES = sorted((ROOT / "distill").rglob("*.py"))
 
 
@@ -65,6 +88,7 @@ def test_imports_point_one_way(path):
             "collections",
             "typing",
             "functools",
+            "math",
         }
     if part == "train":
         forbidden = ("distill.models", "distill.evaluate", "distill.retrieval", "distill.data")
@@ -82,3 +106,24 @@ def test_the_library_neither_prints_nor_defines_flags(path):
 def test_the_launchers_only_parse_and_call():
     for path in (ROOT / "launch").glob("*.py"):
         assert not any(m.split(".")[0] in ("jax", "flax", "optax", "orbax") for m in imports(path)), path
+
+
+def test_the_training_core_needs_jax_flax_optax_and_orbax_alone():
+    """Every module of it imports, and a packed student trains, where no other package of ours is installed."""
+    code = f"""
+import importlib, pathlib, runpy, sys
+for name in {sorted(BEYOND_THE_CORE)}:
+    sys.modules[name] = None
+for part in ("losses", "models", "parallel", "train"):
+    for path in sorted(pathlib.Path("distill", part).glob("*.py")):
+        importlib.import_module(f"distill.{{part}}.{{path.stem}}".removesuffix(".__init__"))
+sys.argv = ["bench_gpu", "--tiny", "--rounds=1", "--steps=4", "--peers=/nowhere"]
+sys.path.insert(0, "tools")
+runpy.run_path("tools/bench_gpu.py", run_name="__main__")
+"""
+    environment = {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_backend_optimization_level=0", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, env=os.environ | environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout.splitlines()[-1])["teraflops"] > 0

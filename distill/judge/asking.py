@@ -66,7 +66,8 @@ class Summary:
         """For a progress display."""
         names = ("known", "pairs_per_second", "prompt_tokens", "completion_tokens", "cost", "cost_expected")
         values = {name: getattr(self, name) for name in (*names, "seconds_left")}
-        return {name: value for name, value in values.items() if value is not None}
+        unpriced = not (self.cost or self.cost_expected)
+        return {n: v for n, v in values.items() if v is not None and not (unpriced and n.startswith("cost"))}
 
 
 def ask(

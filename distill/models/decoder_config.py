@@ -9,12 +9,14 @@ import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from distill.data.gguf_file import GgufFile
 from distill.models.decoder_layers import FAMILIES, DecoderSpec
+
+if TYPE_CHECKING:
+    from distill.data.gguf_file import GgufFile
 
 
 class DecoderError(ValueError):

@@ -6,24 +6,24 @@ where they belong on the mesh, so neither the host nor a device holds the whole 
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
-from safetensors import safe_open
 
-from distill.data.gguf_file import GgufFile
 from distill.models.decoder_config import DecoderError, spec_of_config, spec_of_gguf
 from distill.models.decoder_layers import DecoderSpec, Params
-from distill.models.hub import model_files
+from distill.models.hub import model_files, weight_files
 from distill.parallel.mesh import place
 from distill.parallel.partition import spec_for
+
+if TYPE_CHECKING:
+    from distill.data.gguf_file import GgufFile
 
 # What a snapshot needs; weights in other formats stay on the hub.
 _HUB_FILES = ("*.json", "*.jinja", "model*.safetensors")
@@ -57,6 +57,8 @@ def load_decoder(
         spec = spec_of_config(path / "config.json", compute_dtype)
         source: _Source = _Directory(path)
     else:
+        from distill.data.gguf_file import GgufFile
+
         file = GgufFile(path)
         spec = spec_of_gguf(file, compute_dtype)
         source = _Gguf(file, spec)
@@ -78,18 +80,10 @@ class _Directory:
     """Tensors of a Hugging Face directory."""
 
     def __init__(self, directory: Path):
-        index, single = directory / "model.safetensors.index.json", directory / "model.safetensors"
-        if single.is_file():
-            files: Iterable[Path] = [single]
-        elif index.is_file():
-            weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-            files = [directory / name for name in sorted(set(weight_map.values()))]
-        else:
-            raise FileNotFoundError(f"{single} is missing; only safetensors are read, so convert other formats to it")
+        from safetensors import safe_open
+
         self._opened: dict[str, Any] = {}
-        for file in files:
-            if not file.is_file():
-                raise FileNotFoundError(f"{file} is missing, though {index} names it")
+        for file in weight_files(directory):
             opened = safe_open(file, framework="flax")  # not numpy, which has no bfloat16
             self._opened |= dict.fromkeys(opened.keys(), opened)
         self.names = set(self._opened)

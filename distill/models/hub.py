@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -28,3 +29,22 @@ def model_files(path_or_hub_name: str | Path, patterns: Sequence[str], *, file_s
         return Path(snapshot_download(name, allow_patterns=list(patterns)))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError) as error:
         raise FileNotFoundError(f"{name!r} is no directory, and the hub did not give it: {error}") from error
+
+
+def weight_files(directory: Path) -> list[Path]:
+    """The safetensors file of a Hugging Face directory, or the shards that its index names.
+
+    Raises FileNotFoundError: there is neither, or a shard is missing.
+    """
+    index, single = directory / "model.safetensors.index.json", directory / "model.safetensors"
+    if single.is_file():
+        return [single]
+    if not index.is_file():
+        pickled = "pytorch_model.bin is a pickle and is not read: convert it to safetensors"
+        reason = pickled if (directory / "pytorch_model.bin").is_file() else "only safetensors are read"
+        raise FileNotFoundError(f"{single} is missing; {reason}")
+    names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+    for name in names:
+        if not (directory / name).is_file():
+            raise FileNotFoundError(f"{directory / name} is missing, though {index} names it")
+    return [directory / name for name in names]

@@ -11,11 +11,10 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-from safetensors import safe_open
 
 from distill.models.depth import first_layers
 from distill.models.encoder import EncoderSpec, Params
-from distill.models.hub import model_files
+from distill.models.hub import model_files, weight_files
 
 # What a snapshot needs; weights in other formats stay on the hub.
 _HUB_FILES = (
@@ -158,20 +157,10 @@ def _spec(path: Path, compute_dtype: str) -> EncoderSpec:
 
 def _tensors(directory: Path) -> dict[str, np.ndarray]:
     """Every tensor as float32, under `BertModel` names in today's spelling."""
-    index, single = directory / "model.safetensors.index.json", directory / "model.safetensors"
-    if single.is_file():
-        files = [single]
-    elif index.is_file():
-        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-        files = [directory / name for name in names]
-    else:
-        pickled = (directory / "pytorch_model.bin").is_file()
-        hint = "; pytorch_model.bin is a pickle and is not read: convert it to safetensors" if pickled else ""
-        raise FileNotFoundError(f"{single} is missing{hint}")
+    from safetensors import safe_open  # training needs none
+
     tensors = {}
-    for file in files:
-        if not file.is_file():
-            raise FileNotFoundError(f"{file} is missing, though {index} names it")
+    for file in weight_files(directory):
         with safe_open(file, framework="flax") as opened:  # not numpy, which has no bfloat16
             for name in opened.keys():  # noqa: SIM118 (not a mapping)
                 plain = name.removeprefix("bert.")

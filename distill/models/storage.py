@@ -7,11 +7,12 @@ from typing import Any
 
 import jax
 import numpy as np
-from safetensors.numpy import load_file, save_file
 
 
 def save_params(path: Path, params: dict[str, Any]) -> None:
     """Writes a nested dict of arrays; keys are joined by `/`."""
+    from safetensors.numpy import save_file  # training needs none
+
     flat: dict[str, np.ndarray] = {}
 
     def collect(prefix: str, node: Any) -> None:
@@ -27,6 +28,8 @@ def save_params(path: Path, params: dict[str, Any]) -> None:
 
 def load_params(path: Path) -> dict[str, Any]:
     """The nested dict of numpy arrays that `save_params` wrote."""
+    from safetensors.numpy import load_file
+
     params: dict[str, Any] = {}
     for name, array in load_file(path).items():
         *parents, leaf = name.split("/")
