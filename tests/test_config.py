@@ -24,6 +24,8 @@ def test_the_shipped_configs_are_valid(config):
         ("student.distill.teacher", "llm"),
         ("student.optimizer.learning_rate", 0.0),
         ("student.optimizer.learning_rate", float("nan")),
+        ("student.distill.kl", -1.0),
+        ("student.distill.kl_temperature", 0.0),
         ("student.width_weights", (1.0,)),
         ("student.chunk_rows", -1),
         ("assistant.chunk_rows", -1),
@@ -58,6 +60,7 @@ def test_the_shipped_configs_are_valid(config):
         ("recommend.candidates", 5),
         ("recommend.precision", 1.5),
         ("evaluate.arms", ("student_magic",)),
+        ("evaluate.baselines", ("bm25", "bm26")),
         ("evaluate.prefix", 48),
         ("data.max_bad_share", 2.0),
         ("data.marketplace.human_queries", 2000),
@@ -81,9 +84,21 @@ def test_a_student_without_tasks_or_terms_is_refused():
     with pytest.raises(ConfigError, match=r"student\.tasks"):
         config.validate()
     config = base()
-    config.student.distill.pearson = config.student.distill.pearson_items = 0.0
-    config.student.distill.mse = config.student.distill.margin_mse = config.student.distill.cosent = 0.0
-    with pytest.raises(ConfigError, match=r"student\.distill"):
+    terms = config.student.distill
+    terms.pearson = terms.pearson_items = terms.mse = terms.margin_mse = terms.cosent = 0.0
+    terms.hybrid = terms.ranknet = terms.kl = 0.0
+    with pytest.raises(ConfigError, match=r"student\.distill: every term"):
+        config.validate()
+    terms.kl = 0.5
+    config.validate()
+
+
+def test_a_learnt_temperature_starts_where_it_may_go():
+    config = base()
+    config.student.temperature = 0.005
+    config.validate()
+    config.student.learn_temperature = True
+    with pytest.raises(ConfigError, match=r"student\.temperature=0\.005.*0\.01 and 1"):
         config.validate()
 
 

@@ -17,6 +17,8 @@ class ConfigError(ValueError):
 
 BACKENDS = ("replay", "simulated", "openai", "batch", "jax")
 ARMS = ("student_clicks", "student_search_relevance", "student_no_assistant")
+BASELINES = ("bm25", "graphex")
+DISTILL_TERMS = ("pearson", "pearson_items", "mse", "margin_mse", "hybrid", "cosent", "ranknet", "kl")
 
 
 def check(experiment: settings.Experiment) -> None:
@@ -48,6 +50,8 @@ def check(experiment: settings.Experiment) -> None:
     _choice("recommend.relevant_grade", experiment.recommend.relevant_grade, (1, 2, 3))
     for arm in experiment.evaluate.arms:
         _choice("evaluate.arms", arm, ARMS)
+    for baseline in experiment.evaluate.baselines:
+        _choice("evaluate.baselines", baseline, BASELINES)
     _at_least("evaluate.bootstrap", experiment.evaluate.bootstrap, 100)
     _at_least("evaluate.align_items", experiment.evaluate.align_items, 1)
     prefix = experiment.evaluate.prefix
@@ -234,10 +238,15 @@ def _check_student(student: settings.StudentConfig, encoder: settings.EncoderCon
             )
     _choice("student.distill.teacher", student.distill.teacher, ("assistant", "judge"))
     _positive("student.distill.scale", student.distill.scale)
-    d = student.distill
-    if student.tasks.distill > 0 and not any((d.pearson, d.pearson_items, d.mse, d.margin_mse, d.cosent)):
+    _positive("student.distill.kl_temperature", student.distill.kl_temperature)
+    if student.tasks.distill > 0 and not any(getattr(student.distill, term) for term in DISTILL_TERMS):
         raise ConfigError("config.student.distill: every term's weight is 0; give one a positive weight")
     _positive("student.temperature", student.temperature)
+    if student.learn_temperature and not 0.01 <= student.temperature <= 1:
+        raise ConfigError(
+            f"config.student.temperature={student.temperature}: must lie between 0.01 and 1, "
+            "where learn_temperature keeps it"
+        )
     if not student.widths or list(student.widths) != sorted(set(student.widths)) or student.widths[0] < 1:
         raise ConfigError(
             f"config.student.widths={student.widths}: rising positive Matryoshka widths, the full one last"

@@ -193,8 +193,13 @@ class DistillLoss:
     pearson_items: float = 0.0  # mean correlation within each item's keyphrases
     mse: float = 0.0  # cosine against the teacher's probability
     margin_mse: float = 0.0  # signed margins of scale · cosine against those of the teacher's raw logits
+    hybrid: float = 0.0  # DisRanker's: squared error of scale · cosine against the raw logits, and of their margins
+    hybrid_margin_weight: float = 1.0  # of the margins in it
     cosent: float = 0.0
-    scale: float = 20.0  # cosine → logit, for the margin-MSE and CoSENT terms
+    ranknet: float = 0.0  # logistic loss of each item's pairs, the top ones first
+    kl: float = 0.0  # between distributions over each item's keyphrases (ListNet)
+    kl_temperature: float = 1.0  # of both logits; higher looks further down the list
+    scale: float = 20.0  # cosine → logit, for the terms from margin_mse on
 
 
 @dataclasses.dataclass
@@ -208,6 +213,8 @@ class StudentConfig:
     mixing_shares: TaskWeights = dataclasses.field(default_factory=lambda: TaskWeights(1.0, 1.0, 1.0))  # ratios count
     distill: DistillLoss = dataclasses.field(default_factory=DistillLoss)
     temperature: float = 0.05  # of the clicks task's in-batch softmax
+    learn_temperature: bool = False  # from there on, between 0.01 and 1 as in CLIP
+    symmetric: bool = False  # in the clicks task, a keyphrase looks for its item among the batch's items too
     exact_as_clicked: bool = False  # pairs that the judge graded 3 are positives of the clicks task too, beside distill
     widths: tuple[int, ...] = (64, 128)  # Matryoshka prefixes, the full width last
     width_weights: tuple[float, ...] = (1.0, 1.0)
@@ -242,6 +249,7 @@ class RecommendConfig:
 @dataclasses.dataclass
 class EvaluateConfig:
     arms: tuple[str, ...] = ()  # of `student_clicks`, `student_search_relevance`, `student_no_assistant`
+    baselines: tuple[str, ...] = ("bm25",)  # of `bm25`, `graphex`: word matching, neither is trained
     bootstrap: int = 1000
     align_items: int = 256  # held-out items whose recommendations the alignment metrics read
     prefix: int = 64  # the Matryoshka prefix reported as `student@64`

@@ -5,7 +5,6 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from distill.losses.pointwise import mse
 from distill.losses.reduction import ReduceFn, masked_pair, mean, reduce
 
 
@@ -33,12 +32,8 @@ def margin_mse(
     | returns | [] with the default `reduce_fn` | logits squared |
     """
     student, teacher, mask = masked_pair(student, teacher, where, ("student", "teacher"))
-    difference = student - teacher
-    count = jnp.sum(mask, axis=-1)
-    average = jnp.sum(difference, axis=-1) / jnp.maximum(count, 1)
-    centred = jnp.where(mask, difference - average[..., None], 0.0)
-    values = 2.0 * jnp.sum(jnp.square(centred), axis=-1) / jnp.maximum(count - 1, 1)
-    return reduce(values, where=count >= 2, weights=weights, reduce_fn=reduce_fn)
+    values = _margin_errors(student - teacher, mask)
+    return reduce(values, where=jnp.sum(mask, axis=-1) >= 2, weights=weights, reduce_fn=reduce_fn)
 
 
 def mse_margin_hybrid(
@@ -47,20 +42,30 @@ def mse_margin_hybrid(
     *,
     margin_weight: float = 1.0,
     where: jax.typing.ArrayLike | None = None,
+    weights: jax.typing.ArrayLike | None = None,
+    reduce_fn: ReduceFn = mean,
 ) -> jax.Array:
-    r"""Point-wise squared error plus margin error: absolute level and relative order at once.
+    r"""A list's point-wise squared error plus its margin error: absolute level and relative order at once.
 
-    .. math:: \ell = \mathrm{MSE}(s, t) + \alpha\, \mathrm{MarginMSE}(s, t)
+    .. math:: \ell(s, t) = \frac{1}{n} \sum_i d_i^2
+              + \frac{\alpha}{n(n-1)} \sum_{i \ne j} (d_i - d_j)^2, \quad d = s - t
 
-    Source: DisRanker (arXiv 2411.04539), the hybrid of point-wise and margin MSE.
+    Source: DisRanker (arXiv 2411.04539), the hybrid of point-wise and margin MSE. A list of one valid entry has no
+    margin and its squared error alone; one of none is masked out.
 
     | argument | shape | unit |
     |---|---|---|
     | student, teacher | [..., N] | raw logits both |
+    | margin_weight | static, α | any non-negative number |
     | where | [..., N] | bool |
-    | returns | [] | logits squared |
+    | weights | [...], one a list | any non-negative number |
+    | returns | [] with the default `reduce_fn` | logits squared |
     """
-    return mse(student, teacher, where=where) + margin_weight * margin_mse(student, teacher, where=where)
+    student, teacher, mask = masked_pair(student, teacher, where, ("student", "teacher"))
+    difference, count = student - teacher, jnp.sum(mask, axis=-1)
+    values = jnp.sum(jnp.square(difference), axis=-1) / jnp.maximum(count, 1)
+    values += margin_weight * _margin_errors(difference, mask)
+    return reduce(values, where=count >= 1, weights=weights, reduce_fn=reduce_fn)
 
 
 def ranknet(
@@ -102,3 +107,11 @@ def ranknet(
     has_pairs = normaliser > 0
     values = jnp.sum(discount * losses, axis=(-2, -1)) / jnp.where(has_pairs, normaliser, 1.0)
     return reduce(values, where=has_pairs, weights=weights, reduce_fn=reduce_fn)
+
+
+def _margin_errors(difference: jax.Array, mask: jax.Array) -> jax.Array:
+    """Mean squared difference over the pairs of each list [..., N] → [...]; of fewer than two entries, 0."""
+    count = jnp.sum(mask, axis=-1)
+    average = jnp.sum(difference, axis=-1) / jnp.maximum(count, 1)
+    centred = jnp.where(mask, difference - average[..., None], 0.0)
+    return 2.0 * jnp.sum(jnp.square(centred), axis=-1) / jnp.maximum(count - 1, 1)

@@ -1,4 +1,7 @@
-"""What all losses share: dtype, shape checks, masks and the reduction of per-entry values to one number."""
+"""What all losses share: dtype, shape checks, masks and the reduction of per-entry values to one number.
+
+Every loss raises ValueError where shapes do not fit, instead of broadcasting.
+"""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ def run(context: Context, folder: Path) -> dict[str, Any]:
     from distill.parallel.mesh import batch_shards, to_global, to_host
     from distill.retrieval.encoding import embed_texts
     from distill.train.loop import Batch, fit
-    from distill.train.objectives import make_student_loss, student_extras
+    from distill.train.objectives import clicks_extras, make_student_loss, student_extras
     from distill.train.optimizer import make_optimizer
     from distill.train.state import create_state
     from distill.train.step import compile_step
@@ -77,9 +77,11 @@ def run(context: Context, folder: Path) -> dict[str, Any]:
 
     plain, start = starting_point(context, "student")
     spec = dataclasses.replace(plain, dropout=settings.dropout, remat=experiment.encoder.remat)
-    params = {"encoder": start["encoder"]} | (
-        {"search_relevance": student_extras()} if settings.tasks.search_relevance else {}
-    )
+    params = {"encoder": start["encoder"]}
+    if settings.tasks.search_relevance:
+        params["search_relevance"] = student_extras()
+    if extras := clicks_extras(settings):
+        params["clicks"] = extras
 
     def build(step: int) -> tuple[str, dict[str, Any], tuple[int, int, int]]:
         part = plan.names[plan.task[step]]

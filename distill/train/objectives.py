@@ -12,10 +12,11 @@ import jax
 import jax.numpy as jnp
 
 from distill.config import AssistantConfig, DistillLoss, StudentConfig
-from distill.losses.contrastive import in_batch_info_nce
+from distill.losses.contrastive import in_batch_info_nce, learnt_temperature
 from distill.losses.correlation import cosent_loss, global_pearson_loss, pearson_loss
+from distill.losses.listwise import kl_divergence
 from distill.losses.matryoshka import matryoshka
-from distill.losses.pairwise import margin_mse
+from distill.losses.pairwise import margin_mse, mse_margin_hybrid, ranknet
 from distill.losses.pointwise import mse, ordinal_cross_entropy, soft_cross_entropy
 from distill.parallel.chunks import map_rows, rows_at_once
 from distill.train.step import LossFn
@@ -55,6 +56,12 @@ def student_extras() -> dict[str, Any]:
     return {"log_scale": jnp.log(jnp.asarray(10.0)), "bias": jnp.asarray(-4.0)}
 
 
+def clicks_extras(config: StudentConfig) -> dict[str, Any]:
+    """Parameters of the clicks task, where it learns any: the logarithm of the inverse temperature."""
+    learns = config.learn_temperature and config.tasks.clicks > 0
+    return {"log_scale": -jnp.log(jnp.asarray(config.temperature))} if learns else {}
+
+
 def distill_terms(cosines: jax.Array, teacher: jax.Array, config: DistillLoss) -> dict[str, jax.Array]:
     """The distillation task's terms of weight above 0.
 
@@ -68,7 +75,12 @@ def distill_terms(cosines: jax.Array, teacher: jax.Array, config: DistillLoss) -
         "pearson_items": lambda: pearson_loss(cosines, probability, where=where),
         "mse": lambda: mse(cosines, probability, where=where),
         "margin_mse": lambda: margin_mse(config.scale * cosines, logits, where=where),
+        "hybrid": lambda: mse_margin_hybrid(
+            config.scale * cosines, logits, margin_weight=config.hybrid_margin_weight, where=where
+        ),
         "cosent": lambda: cosent_loss(cosines, probability, scale=config.scale, where=where),
+        "ranknet": lambda: ranknet(config.scale * cosines, logits, where=where),
+        "kl": lambda: kl_divergence(config.scale * cosines, logits, temperature=config.kl_temperature, where=where),
     }
     return {name: term() for name, term in terms.items() if getattr(config, name) > 0}
 
@@ -92,8 +104,10 @@ def make_student_loss(embed: ApplyFn, config: StudentConfig) -> LossFn:
     The batch is `distill.data.item_batches.ItemBatch` as a dict, its texts as `rows`: B items, U distinct keyphrases, K
     pairs an item.
     Clicks: each clicked keyphrase against those drawn by other items' clicks, wherever in the batch (and so on whatever
-    device) they are; an item's other clicked keyphrases are masked. Search relevance: cross-entropy of the engine's
-    verdict. Distillation: `distill_terms`.
+    device) they are; an item's other clicked keyphrases are masked. `symmetric` adds the items of the batch as each
+    keyphrase's negatives; `learn_temperature` reads `clicks_extras` at `params["clicks"]`. A batch may hold
+    `target_log_q` [T] and `positive_weights` [B, P]: `log_q` and `weights` of `in_batch_info_nce`.
+    Search relevance: cross-entropy of the engine's verdict. Distillation: `distill_terms`.
     """
     tasks = config.tasks
 
@@ -101,6 +115,9 @@ def make_student_loss(embed: ApplyFn, config: StudentConfig) -> LossFn:
         slots = batch["item_slots"], batch["keyphrase_slots"]
         items, keyphrases = embed(params, batch["rows"], slots, key if config.dropout else None)
         scalars: dict[str, jax.Array] = {}
+        temperature = config.temperature
+        if config.learn_temperature and tasks.clicks > 0:
+            temperature = scalars["clicks/temperature"] = learnt_temperature(params["clicks"]["log_scale"])
 
         def at_width(items: jax.Array, keyphrases: jax.Array) -> jax.Array:
             parts: dict[str, jax.Array] = {}
@@ -113,7 +130,11 @@ def make_student_loss(embed: ApplyFn, config: StudentConfig) -> LossFn:
                     keyphrases[jnp.maximum(targets, 0)],
                     positives=batch["positives"],
                     where=targets >= 0,
-                    temperature=config.temperature,
+                    temperature=temperature,
+                    anchor_where=batch["item_slots"] >= 0,
+                    weights=batch.get("positive_weights"),
+                    log_q=batch.get("target_log_q"),
+                    symmetric=config.symmetric,
                 )
             if tasks.search_relevance > 0:
                 head = params["search_relevance"]

@@ -6,7 +6,7 @@ from typing import Any
 
 import jax
 
-_OPTIONS = {"reduce_fn", "axis", "scale", "temperature", "rank_discount", "margin_weight", "symmetric"}
+_OPTIONS = {"reduce_fn", "axis", "scale", "temperature", "rank_discount", "margin_weight", "symmetric", "chunk_rows"}
 
 
 def compiled(function: Callable[..., Any], gradient_of: int | tuple[int, ...] | None = None) -> Callable[..., Any]:

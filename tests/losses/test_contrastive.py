@@ -1,7 +1,7 @@
+import itertools
 import math
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -14,19 +14,17 @@ info_nce, value_and_gradients = compiled(contrastive.info_nce), compiled(contras
 allowed_negatives, duplicate_mask = compiled(contrastive.allowed_negatives), compiled(contrastive.duplicate_mask)
 
 
-def by_loops(anchors, targets, positives, allowed, temperature, weights, logq):
-    scores = anchors @ targets.T / temperature - logq[None, :]
+def by_loops(anchors, targets, positives, allowed, temperature, weights, log_q):
+    scores = anchors @ targets.T / temperature
     total, mass = 0.0, 0.0
     for a in range(len(anchors)):
-        losses = []
-        for p in range(len(targets)):
-            if positives[a, p]:
-                others = [n for n in range(len(targets)) if allowed[a, n] and not positives[a, n]]
-                denominator = math.exp(scores[a, p]) + sum(math.exp(scores[a, n]) for n in others)
-                losses.append(-math.log(math.exp(scores[a, p]) / denominator))
-        if losses:
-            total += weights[a] * np.mean(losses)
-            mass += weights[a]
+        others = [n for n in range(len(targets)) if allowed[a, n] and not positives[a, n]]
+        for p in np.flatnonzero(positives[a]):
+            wanted = math.exp(scores[a, p])
+            unwanted = sum(math.exp(scores[a, n]) / math.exp(log_q[n]) for n in others)
+            weight = weights[a, p] / sum(positives[a])
+            total -= weight * math.log(wanted / (wanted + unwanted))
+            mass += weight
     return total / mass if mass else 0.0
 
 
@@ -35,17 +33,17 @@ def a_batch(seed, anchors=4, targets=6):
     x, y = (rng.normal(size=(n, 5)) for n in (anchors, targets))
     x, y = (v / np.linalg.norm(v, axis=1, keepdims=True) for v in (x, y))
     positives, allowed = rng.random((anchors, targets)) < 0.3, rng.random((anchors, targets)) < 0.6
-    return x, y, positives, allowed, rng.random(anchors) + 0.1, np.log(rng.random(targets))
+    return x, y, positives, allowed, rng.random((anchors, targets)) + 0.1, np.log(rng.random(targets))
 
 
 @given(seed=st.integers(0, 2**31))
 @settings(max_examples=20, deadline=None)
 def test_info_nce_by_loops(seed):
-    x, y, positives, allowed, weights, logq = a_batch(seed)
+    x, y, positives, allowed, weights, log_q = a_batch(seed)
     value, gradients = value_and_gradients(
-        x, y, positives=positives, negatives_allowed=allowed, temperature=0.3, weights=weights, logq=logq
+        x, y, positives=positives, negatives_allowed=allowed, temperature=0.3, weights=weights, log_q=log_q
     )
-    expected = by_loops(x, y, positives, allowed, 0.3, weights, logq)
+    expected = by_loops(x, y, positives, allowed, 0.3, weights, log_q)
     np.testing.assert_allclose(value, expected, rtol=1e-4, atol=1e-6)
     assert all(np.isfinite(g).all() for g in gradients)
 
@@ -65,7 +63,7 @@ def test_positives_are_never_each_others_negatives():
 
 def test_symmetric_is_the_mean_of_both_directions():
     x, y, positives, allowed, _, _ = a_batch(3, 4, 4)
-    positives = np.eye(4, dtype=bool)
+    positives = np.eye(4, dtype=bool)  # one an anchor and one a target: every pair counts alike in both directions
     options = {"temperature": 0.2}
     there = info_nce(x, y, positives=positives, negatives_allowed=allowed, **options)
     back = info_nce(y, x, positives=positives.T, negatives_allowed=allowed.T, **options)
@@ -139,55 +137,6 @@ def test_the_same_keyphrase_twice_leaves_the_loss_as_it_was():
     assert not np.asarray(allowed_negatives(wider, ids))[positives[:, 0], -1].any()
 
 
-def by_index(positives):
-    """A mask [A, T] as indices [A, T] in random order, −1 for none."""
-    order = np.random.default_rng(0).permuted(np.tile(np.arange(positives.shape[1]), (len(positives), 1)), axis=1)
-    return np.where(np.take_along_axis(positives, order, axis=1), order, -1)
-
-
-@pytest.mark.parametrize("chunk_rows", [0, 3, 4, None])
-@pytest.mark.parametrize("seed", range(3))
-def test_in_batch_info_nce_is_info_nce_with_all_other_targets(seed, chunk_rows):
-    x, y, positives, _, _, _ = a_batch(seed, 8, 6)
-    where = np.arange(6) != 2  # a target that is not there
-    positives = positives & where
-    positives[1] = False  # an anchor without positives
-    masks = {"positives": positives, "negatives_allowed": np.tile(where, (8, 1)) & ~positives}
-    expected, expected_gradients = value_and_gradients(x, y, **masks, temperature=0.3)
-    value, gradients = jax.value_and_grad(contrastive.in_batch_info_nce, argnums=(0, 1))(
-        *(jnp.float32(v) for v in (x, y)),
-        positives=by_index(positives),
-        where=where,
-        temperature=0.3,
-        chunk_rows=chunk_rows,
-    )
-    np.testing.assert_allclose(value, expected, rtol=1e-5)
-    for ours, theirs in zip(gradients, expected_gradients):
-        np.testing.assert_allclose(ours, theirs, atol=1e-6)
-    np.testing.assert_array_equal(gradients[1][2], 0.0)
-
-
-def test_in_batch_info_nce_without_anything_to_learn_is_zero():
-    x, y, _, _, _, _ = a_batch(0)
-    nobody, alone = np.full((4, 2), -1), np.zeros((4, 1), int)  # no positive; one, but no other target
-    for indices, where in ((nobody, np.ones(6, bool)), (alone, np.arange(6) == 0)):
-        value, gradient = jax.value_and_grad(contrastive.in_batch_info_nce)(
-            jnp.float32(x), y, positives=indices, where=where, temperature=0.1
-        )
-        assert value == 0.0 and not np.any(gradient)
-
-
-def test_similarities_of_a_large_batch_are_never_all_held():
-    size = 16_384
-
-    def loss(x, y, positives):
-        return contrastive.in_batch_info_nce(x, y, positives=positives, where=jnp.ones(size, bool), temperature=0.05)
-
-    shapes = jax.ShapeDtypeStruct((size, 8), jnp.float32), jax.ShapeDtypeStruct((size, 1), jnp.int32)
-    compiled = jax.jit(jax.grad(loss, argnums=(0, 1))).lower(shapes[0], shapes[0], shapes[1]).compile()
-    assert compiled.memory_analysis().temp_size_in_bytes < size * size  # a quarter of one float32 matrix
-
-
 def test_bad_arguments_are_refused():
     x, y, positives, allowed, _, _ = a_batch(8)
     with pytest.raises(ValueError, match="temperature"):
@@ -195,11 +144,75 @@ def test_bad_arguments_are_refused():
     with pytest.raises(ValueError, match=r"positives: shape \(6, 4\)"):
         info_nce(x, y, positives=positives.T, negatives_allowed=allowed, temperature=1.0)
     with pytest.raises(ValueError, match="weights"):
-        info_nce(x, y, positives=positives, negatives_allowed=allowed, temperature=1.0, weights=np.ones(6))
-    in_batch, indices, where = contrastive.in_batch_info_nce, by_index(positives), np.ones(6, bool)
-    with pytest.raises(ValueError, match="temperature"):
-        in_batch(x, y, positives=indices, where=where, temperature=0.0)
-    with pytest.raises(ValueError, match=r"positives: shape \(3, 6\)"):
-        in_batch(x, y, positives=indices[:3], where=where, temperature=1.0)
-    with pytest.raises(ValueError, match=r"where: shape \(5,\)"):
-        in_batch(x, y, positives=indices, where=where[:5], temperature=1.0)
+        info_nce(x, y, positives=positives, negatives_allowed=allowed, temperature=1.0, weights=np.ones(4))
+    with pytest.raises(ValueError, match=r"log_q: shape \(4,\)"):
+        info_nce(x, y, positives=positives, negatives_allowed=allowed, temperature=1.0, log_q=np.ones(4))
+
+
+def test_weights_count_pairs_by_hand():
+    x, y = np.array([[1.0, 0.0], [0.0, 1.0]]), np.array([[1.0, 0.0], [0.6, 0.8], [0.0, 1.0]])
+    positives = np.array([[True, False, False], [False, True, True]])
+    weights = np.array([[3.0, 9.0, 9.0], [9.0, 1.0, 5.0]])  # those beside the positives are not read
+    value = info_nce(x, y, positives=positives, negatives_allowed=~positives, temperature=1.0, weights=weights)
+    first = math.log1p(math.exp(0.6 - 1.0) + math.exp(0.0 - 1.0))
+    second = math.log1p(math.exp(0.0 - 0.8)), math.log1p(math.exp(0.0 - 1.0))
+    expected = (3 * first + 0.5 * (1 * second[0] + 5 * second[1])) / (3 + 0.5 * (1 + 5))
+    np.testing.assert_allclose(value, expected, rtol=1e-5)
+
+
+def test_log_q_makes_the_batch_stand_for_all_targets():
+    """Over all batches that can be drawn, the mean of the softmax's denominator is that over all targets."""
+    x, y, _, _, _, _ = a_batch(9, 1, 5)
+    chance = np.array([0.1, 0.3, 0.5, 0.7, 0.9])
+    drawn = np.array(list(itertools.product([False, True], repeat=5)))
+    drawn = drawn[drawn[:, 0]]  # the positive is always there, however rare it is otherwise
+    positive = np.arange(5) == 0
+
+    def denominators(log_q, batches):
+        def one(allowed):
+            return info_nce(
+                x, y, positives=positive[None], negatives_allowed=allowed[None], temperature=0.3, log_q=log_q
+            )
+
+        return np.exp(jax.vmap(one)(batches))  # as a share of the positive's term
+
+    odds = np.prod(np.where(drawn, chance, 1 - chance)[:, 1:], axis=1)
+    everything = denominators(None, np.ones((1, 5), bool))
+    np.testing.assert_allclose(odds @ denominators(np.log(chance), drawn), everything[0], rtol=1e-5)
+    assert odds @ denominators(None, drawn) < 0.9 * everything[0]
+
+
+def test_a_learnt_temperature_stays_within_clips_bounds():
+    temperature = jax.jit(jax.vmap(jax.value_and_grad(contrastive.learnt_temperature)))
+    values, _ = temperature(np.log(np.float32([0.5, 1, 20, 100, 1e4])))
+    np.testing.assert_allclose(values, [1.0, 1.0, 0.05, 0.01, 0.01], rtol=1e-5)
+    values, slopes = temperature(np.float32([-np.inf, np.inf]))
+    np.testing.assert_allclose(values, [1.0, 0.01], rtol=1e-5)
+    assert np.isfinite(slopes).all()
+
+
+@pytest.mark.parametrize("wanted,reached", [(0.2, 0.2), (0.001, 0.01), (10.0, 1.0)])
+def test_a_learnt_temperature_goes_to_the_bound_and_comes_back(wanted, reached):
+    @jax.jit
+    def descend(log_scale, wanted):
+        def loss(log_scale):
+            return (jax.numpy.log(contrastive.learnt_temperature(log_scale)) - jax.numpy.log(wanted)) ** 2
+
+        return jax.lax.fori_loop(0, 100, lambda _, at: at - 0.1 * jax.grad(loss)(at), log_scale)
+
+    there = descend(np.float32(3.0), wanted)
+    np.testing.assert_allclose(contrastive.learnt_temperature(there), reached, rtol=1e-3)
+    back = descend(there, 0.05)
+    np.testing.assert_allclose(contrastive.learnt_temperature(back), 0.05, rtol=1e-3)
+
+
+def test_the_loss_teaches_the_temperature():
+    x, y, positives, allowed, _, _ = a_batch(11)
+
+    def loss(temperature):
+        return contrastive.info_nce(
+            x, y, positives=positives, negatives_allowed=allowed, temperature=temperature, symmetric=True
+        )
+
+    values, slopes = jax.jit(jax.vmap(jax.value_and_grad(loss)))(np.float32([0.49, 0.5, 0.51]))
+    np.testing.assert_allclose(slopes[1], (values[2] - values[0]) / 0.02, rtol=1e-2)

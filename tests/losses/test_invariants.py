@@ -27,12 +27,12 @@ PER_LIST = {
     "margin_mse": margin_mse,
     "ranknet": ranknet,
     "kl": kl_divergence,
+    "hybrid": mse_margin_hybrid,
 }
 LOSSES = PER_LIST | {
     "soft_cross_entropy": soft_cross_entropy,
     "ordinal": ordinal,
     "mse": mse,
-    "hybrid": mse_margin_hybrid,
     "global_pearson": global_pearson_loss,
     "global_cosent": cosent_loss,
 }

@@ -140,10 +140,14 @@ def test_margins_are_signed():
     assert gradient[0] < 0 < gradient[1]  # descent raises the first and lowers the second
 
 
-def test_hybrid_is_the_sum_of_its_parts():
-    student, teacher = np.float32([[1, 2, 0]]), np.float32([[0, 0, 1]])
-    # d = (1, 2, -1): mean square 2; margins 1, 2 and 3, mean square 14/3.
-    np.testing.assert_allclose(mse_margin_hybrid(student, teacher, margin_weight=0.5), 2 + 7 / 3, rtol=1e-6)
+def test_hybrid_by_hand():
+    student, teacher = np.float32([[1, 2, 0], [5, 9, 9]]), np.float32([[0, 0, 1], [3, 9, 9]])
+    where = np.array([[True, True, True], [True, False, False]])
+    # d = (1, 2, -1): mean square 2; margins 1, 2 and 3, mean square 14/3. The second list has no pair: d = 2 alone.
+    each = mse_margin_hybrid(student, teacher, margin_weight=0.5, where=where, reduce_fn=unreduced)
+    np.testing.assert_allclose(each, [2 + 7 / 3, 4.0], rtol=1e-6)
+    weighted = mse_margin_hybrid(student, teacher, margin_weight=0.5, where=where, weights=np.float32([3, 1]))
+    np.testing.assert_allclose(weighted, (3 * (2 + 7 / 3) + 4) / 4, rtol=1e-6)
 
 
 def test_ranknet_by_hand():
