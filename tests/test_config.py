@@ -42,6 +42,7 @@ def test_the_shipped_configs_are_valid(config):
         ("training.keep_last", 1),
         ("training.keep_best", 0),
         ("encoder.heads", 3),
+        ("encoder.depth", 2),
         ("encoder.row_tokens", 32),
         ("encoder.compute_dtype", "float16"),
         ("judge.backend", "oracle"),

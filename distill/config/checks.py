@@ -111,6 +111,9 @@ def _check_data(data: settings.DataConfig) -> None:
 def _check_encoder(encoder: settings.EncoderConfig) -> None:
     for name in ("vocab_size", "layers", "width", "heads", "mlp_width"):
         _at_least(f"encoder.{name}", getattr(encoder, name), 1)
+    _at_least("encoder.depth", encoder.depth, 0)
+    if encoder.depth and not encoder.init:
+        raise ConfigError(f"config.encoder.depth={encoder.depth}: is of a pretrained encoder; set encoder.layers")
     if not encoder.init and encoder.width % encoder.heads:
         raise ConfigError(f"config.encoder.heads={encoder.heads}: must divide encoder.width={encoder.width}")
     _at_least("encoder.item_tokens", encoder.item_tokens, 4)

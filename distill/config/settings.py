@@ -30,6 +30,7 @@ class DataConfig:
 @dataclasses.dataclass
 class EncoderConfig:
     init: str = ""  # Hugging Face directory or hub name; empty: an encoder from scratch of the sizes below
+    depth: int = 0  # layers of `init` that are kept, the first ones; 0: all
     vocab_size: int = 6000
     layers: int = 2
     width: int = 128

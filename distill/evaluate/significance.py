@@ -123,7 +123,7 @@ def bootstrap_auc(
     Raises:
       ValueError: lengths differ or a score is missing.
     """
-    sample = _Clusters(groups, labels)
+    sample = Clusters(groups, labels)
     estimate = sample.auc(np.ones((1, sample.number)), scores)[0]
     low, high = _percentiles(np.concatenate([sample.auc(drawn, scores) for drawn in sample.draws(resamples, seed)]))
     return Interval(float(estimate), low, high)
@@ -150,7 +150,7 @@ def paired_auc_difference(
     Raises:
       ValueError: lengths differ or a score is missing.
     """
-    sample = _Clusters(groups, labels)
+    sample = Clusters(groups, labels)
     whole = np.ones((1, sample.number))
     estimate = sample.auc(whole, scores_a)[0] - sample.auc(whole, scores_b)[0]
     drawn = np.concatenate(
@@ -164,7 +164,7 @@ def paired_auc_difference(
     return Difference(float(estimate), low, high, min(1.0, 2 * (1 + int(tail)) / (1 + drawn.size)))
 
 
-class _Clusters:
+class Clusters:
     """Pairs in groups, and their AUC when each group counts a given number of times."""
 
     def __init__(self, groups: ArrayLike, labels: ArrayLike):

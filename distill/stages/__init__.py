@@ -28,11 +28,11 @@ def run_stage(name: str, context: Context, force: bool = False) -> bool:
     contexts = [context]
     if name == "student":
         contexts += [context.for_arm(arm) for arm in context.experiment.evaluate.arms]
-    worked = [_run(stage, each, force) for each in contexts]
+    worked = [run_one(stage, each, force) for each in contexts]
     return any(worked)
 
 
-def _run(stage: Stage, context: Context, force: bool) -> bool:
+def run_one(stage: Stage, context: Context, force: bool) -> bool:
     """The first process decides and publishes; the others take part where the stage runs everywhere, or wait."""
     processes, path, label = context.processes, context.folder(stage.name), context.arm or stage.name
     folder: StageFolder | None = None  # the first process's: only that hashes the inputs

@@ -25,9 +25,9 @@ def run(context: Context, folder: Path) -> dict[str, Any]:
     settings = context.experiment.evaluate
     table = MetricTable(settings.bootstrap, context.experiment.seed)
     models = load_models(context)
-    _human(context, table, models)
+    against_humans(context, table, models)
     _holdout(context, table, models)
-    _truth(context, table, models)
+    against_truth(context, table, models)
     _alignment(context, table, models)
     rivals = [name for name in models if name not in ("student", "assistant")]
     pairs = [("student", rival) for rival in rivals] + [("student", "assistant"), ("assistant", "zero_shot")]
@@ -40,7 +40,7 @@ def run(context: Context, folder: Path) -> dict[str, Any]:
     return {"metrics": len(metrics)}
 
 
-def _human(context: Context, table: Any, models: dict[str, Any]) -> None:
+def against_humans(context: Context, table: Any, models: dict[str, Any]) -> None:
     from distill.evaluate.metric_table import add_human
 
     human = context.prepared.human()
@@ -70,7 +70,7 @@ def _holdout(context: Context, table: Any, models: dict[str, Any]) -> None:
     table.add_scalar("student/pearson_to_assistant", float(np.corrcoef(scores["student"], relevance)[0, 1]))
 
 
-def _truth(context: Context, table: Any, models: dict[str, Any]) -> None:
+def against_truth(context: Context, table: Any, models: dict[str, Any]) -> None:
     """Known truth: recall over all keyphrases, nDCG over the judged pairs of held-out items."""
     import numpy as np
     import scipy.sparse as sp

@@ -50,7 +50,7 @@ def _encoder(context: Context, folder: Path) -> dict[str, Any]:
         from distill.models.pretrained import load_pretrained
 
         tokenizer = Tokenizer.load(settings.init)
-        spec, params = load_pretrained(settings.init, settings.compute_dtype)
+        spec, params = load_pretrained(settings.init, settings.compute_dtype, settings.depth or None)
         spec = dataclasses.replace(spec, attention=settings.attention)
         check_width(context.experiment.student, spec.width)
         if max(settings.item_tokens, settings.row_tokens) > spec.max_positions:
