@@ -6,6 +6,7 @@ A config file's `get_config()` returns an `Experiment`; absl flags may then over
 """
 
 from distill.config.checks import ARMS, ConfigError, check_width
+from distill.config.experiment import Experiment
 from distill.config.settings import (
     ActiveConfig,
     AssistantConfig,
@@ -14,7 +15,6 @@ from distill.config.settings import (
     EncoderConfig,
     EndpointConfig,
     EvaluateConfig,
-    Experiment,
     IndexConfig,
     JudgeConfig,
     LanguageModelConfig,

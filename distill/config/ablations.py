@@ -3,7 +3,7 @@
 import dataclasses
 
 from distill.config.checks import BASELINES, ConfigError
-from distill.config.settings import Experiment
+from distill.config.experiment import Experiment
 
 MODELS = (*BASELINES, "zero_shot", "assistant")  # measured beside the arms, once a seed
 METRICS = (

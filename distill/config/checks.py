@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -21,117 +20,79 @@ BASELINES = ("bm25", "graphex")
 DISTILL_TERMS = ("pearson", "pearson_items", "mse", "margin_mse", "hybrid", "cosent", "ranknet", "kl")
 
 
-def check(experiment: settings.Experiment) -> None:
-    """Raises ConfigError for the first setting that cannot work."""
-    for path, value in _leaves(experiment):
-        if isinstance(value, float) and not math.isfinite(value):
-            raise ConfigError(f"config.{path}={value}: must be a finite number")
-    _check_data(experiment.data)
-    _check_encoder(experiment.encoder)
-    _check_parallel("parallel", experiment.parallel)
-    _at_least("training.checkpoint_steps", experiment.training.checkpoint_steps, 1)
-    _at_least("training.keep_last", experiment.training.keep_last, 2)
-    _at_least("training.keep_best", experiment.training.keep_best, 1)
-    _check_judge(experiment.judge, experiment.data.dir)
-    _check_assistant(experiment.assistant)
-    for name in ("lexical", "dense", "random"):
-        _at_least(f"score.{name}", getattr(experiment.score, name), 0)
-    _at_least("score.shard_pairs", experiment.score.shard_pairs, 1)
-    _check_student(experiment.student, experiment.encoder)
-    _share("index.target_recall", experiment.index.target_recall)
-    _at_least("index.brute_force_below", experiment.index.brute_force_below, 0)
-    index, widths = experiment.index, experiment.student.widths
-    if index.width and index.width not in widths:
-        raise ConfigError(f"config.index.width={index.width}: must be 0 or one of student.widths={widths}")
-    _choice("recommend.items", experiment.recommend.items, ("all", "holdout"))
-    _at_least("recommend.keep", experiment.recommend.keep, 1)
-    _at_least("recommend.candidates", experiment.recommend.candidates, experiment.recommend.keep)
-    _share("recommend.precision", experiment.recommend.precision)
-    _choice("recommend.relevant_grade", experiment.recommend.relevant_grade, (1, 2, 3))
-    for arm in experiment.evaluate.arms:
-        _choice("evaluate.arms", arm, ARMS)
-    for baseline in experiment.evaluate.baselines:
-        _choice("evaluate.baselines", baseline, BASELINES)
-    _at_least("evaluate.bootstrap", experiment.evaluate.bootstrap, 100)
-    _at_least("evaluate.align_items", experiment.evaluate.align_items, 1)
-    prefix = experiment.evaluate.prefix
-    if prefix not in widths:
-        raise ConfigError(f"config.evaluate.prefix={prefix}: must be one of student.widths={widths}")
-
-
-def _leaves(config: object, prefix: str = "") -> Iterator[tuple[str, object]]:
+def leaves(config: object, prefix: str = "") -> Iterator[tuple[str, object]]:
     for field in dataclasses.fields(config):  # type: ignore[arg-type]
         value = getattr(config, field.name)
         path = f"{prefix}{field.name}"
         if dataclasses.is_dataclass(value):
-            yield from _leaves(value, path + ".")
+            yield from leaves(value, path + ".")
         elif isinstance(value, tuple):
             yield from ((f"{path}[{i}]", v) for i, v in enumerate(value))
         else:
             yield path, value
 
 
-def _choice(path: str, value: object, allowed: tuple) -> None:
+def one_of(path: str, value: object, allowed: tuple) -> None:
     if value not in allowed:
         raise ConfigError(f"config.{path}={value!r}: must be one of {', '.join(map(repr, allowed))}")
 
 
-def _at_least(path: str, value: float, low: float) -> None:
+def at_least(path: str, value: float, low: float) -> None:
     if value < low:
         raise ConfigError(f"config.{path}={value}: must be at least {low}")
 
 
-def _positive(path: str, value: float) -> None:
+def positive(path: str, value: float) -> None:
     if value <= 0:
         raise ConfigError(f"config.{path}={value}: must be above 0")
 
 
-def _share(path: str, value: float) -> None:
+def between_0_and_1(path: str, value: float) -> None:
     if not 0 <= value <= 1:
         raise ConfigError(f"config.{path}={value}: must lie between 0 and 1")
 
 
-def _check_data(data: settings.DataConfig) -> None:
+def check_data(data: settings.DataConfig) -> None:
     market = data.marketplace
-    _at_least("data.marketplace.items", market.items, 50)
-    _at_least("data.marketplace.keyphrases", market.keyphrases, 100)
-    _share("data.marketplace.holdout_share", market.holdout_share)
-    _at_least("data.marketplace.human_queries", market.human_queries, 10)
+    at_least("data.marketplace.items", market.items, 50)
+    at_least("data.marketplace.keyphrases", market.keyphrases, 100)
+    between_0_and_1("data.marketplace.holdout_share", market.holdout_share)
+    at_least("data.marketplace.human_queries", market.human_queries, 10)
     if market.human_queries > market.keyphrases // 4:
         raise ConfigError(
             f"config.data.marketplace.human_queries={market.human_queries}: "
             f"at most a quarter of keyphrases={market.keyphrases}, or too little is left to train on"
         )
-    _at_least("data.marketplace.searches", market.searches, 1)
-    _at_least("data.marketplace.search_relevance_per_item", market.search_relevance_per_item, 1)
+    at_least("data.marketplace.searches", market.searches, 1)
+    at_least("data.marketplace.search_relevance_per_item", market.search_relevance_per_item, 1)
     for name in ("max_bad_share", "holdout_share", "twin_title_jaccard", "near_duplicate_jaccard"):
-        _share(f"data.{name}", getattr(data, name))
+        between_0_and_1(f"data.{name}", getattr(data, name))
 
 
-def _check_encoder(encoder: settings.EncoderConfig) -> None:
+def check_encoder(encoder: settings.EncoderConfig) -> None:
     for name in ("vocab_size", "layers", "width", "heads", "mlp_width"):
-        _at_least(f"encoder.{name}", getattr(encoder, name), 1)
-    _at_least("encoder.depth", encoder.depth, 0)
+        at_least(f"encoder.{name}", getattr(encoder, name), 1)
+    at_least("encoder.depth", encoder.depth, 0)
     if encoder.depth and not encoder.init:
         raise ConfigError(f"config.encoder.depth={encoder.depth}: is of a pretrained encoder; set encoder.layers")
     if not encoder.init and encoder.width % encoder.heads:
         raise ConfigError(f"config.encoder.heads={encoder.heads}: must divide encoder.width={encoder.width}")
-    _at_least("encoder.item_tokens", encoder.item_tokens, 4)
-    _at_least("encoder.keyphrase_tokens", encoder.keyphrase_tokens, 4)
+    at_least("encoder.item_tokens", encoder.item_tokens, 4)
+    at_least("encoder.keyphrase_tokens", encoder.keyphrase_tokens, 4)
     longest = encoder.item_tokens + encoder.keyphrase_tokens
     if encoder.row_tokens < longest:
         raise ConfigError(
             f"config.encoder.row_tokens={encoder.row_tokens}: a row must hold the longest pair, "
             f"item_tokens + keyphrase_tokens = {longest}"
         )
-    _choice("encoder.compute_dtype", encoder.compute_dtype, ("float32", "bfloat16"))
-    _choice("encoder.attention", encoder.attention, ("matmul", "cudnn"))
+    one_of("encoder.compute_dtype", encoder.compute_dtype, ("float32", "bfloat16"))
+    one_of("encoder.attention", encoder.attention, ("matmul", "cudnn"))
     if encoder.attention == "cudnn" and encoder.compute_dtype != "bfloat16":
         raise ConfigError("config.encoder.attention='cudnn': needs encoder.compute_dtype='bfloat16'")
-    _choice("encoder.remat", encoder.remat, ("none", "layer", "dots"))
+    one_of("encoder.remat", encoder.remat, ("none", "layer", "dots"))
 
 
-def _check_parallel(path: str, parallel: settings.ParallelConfig) -> None:
+def check_parallel(path: str, parallel: settings.ParallelConfig) -> None:
     sizes = dataclasses.asdict(parallel)
     for name, size in sizes.items():
         if size != -1 and size < 1:
@@ -140,8 +101,8 @@ def _check_parallel(path: str, parallel: settings.ParallelConfig) -> None:
         raise ConfigError(f"config.{path}={sizes}: at most one axis may be -1")
 
 
-def _check_judge(judge: settings.JudgeConfig, data_dir: str) -> None:
-    _choice("judge.backend", judge.backend, BACKENDS)
+def check_judge(judge: settings.JudgeConfig, data_dir: str) -> None:
+    one_of("judge.backend", judge.backend, BACKENDS)
     if judge.backend == "simulated" and data_dir:
         raise ConfigError("config.judge.backend='simulated': only the embedded marketplace (empty data.dir) has one")
     if judge.backend == "replay" and not data_dir:
@@ -149,17 +110,17 @@ def _check_judge(judge: settings.JudgeConfig, data_dir: str) -> None:
     if not judge.rubric:
         raise ConfigError("config.judge.rubric='': name one of distill/judge/rubrics, or the path of your own file")
     for name in ("budget", "most_per_item", "repeats", "agreement_pairs"):
-        _at_least(f"judge.{name}", getattr(judge, name), 0)
-    _at_least("judge.pairs_per_item", judge.pairs_per_item, 1)
-    _at_least("judge.attempts", judge.attempts, 1)
+        at_least(f"judge.{name}", getattr(judge, name), 0)
+    at_least("judge.pairs_per_item", judge.pairs_per_item, 1)
+    at_least("judge.attempts", judge.attempts, 1)
     shares = {name: share for name, share in vars(judge.strata).items() if not name.endswith("_ranks")}
     for name, share in shares.items():
-        _at_least(f"judge.strata.{name}", share, 0)
-    _at_least("judge.strata.near_ranks", judge.strata.near_ranks, 1)
-    _at_least("judge.strata.far_ranks", judge.strata.far_ranks, judge.strata.near_ranks)
+        at_least(f"judge.strata.{name}", share, 0)
+    at_least("judge.strata.near_ranks", judge.strata.near_ranks, 1)
+    at_least("judge.strata.far_ranks", judge.strata.far_ranks, judge.strata.near_ranks)
     if not any(shares.values()):
         raise ConfigError("config.judge.strata: every share is 0; give at least one stratum a share")
-    _share("judge.active.random_share", judge.active.random_share)
+    between_0_and_1("judge.active.random_share", judge.active.random_share)
     if judge.active.against and not judge.active.run:
         raise ConfigError(
             f"config.judge.active.against={judge.active.against!r}: it is compared with the judgements of active.run; "
@@ -173,78 +134,78 @@ def _check_judge(judge: settings.JudgeConfig, data_dir: str) -> None:
     endpoint, llm = judge.endpoint, judge.llm
     if judge.backend in ("openai", "batch") and not endpoint.model:
         raise ConfigError("config.judge.endpoint.model='': name the model as the service calls it")
-    _choice("judge.endpoint.answer", endpoint.answer, ("logprobs", "json"))
+    one_of("judge.endpoint.answer", endpoint.answer, ("logprobs", "json"))
     for name in ("keyphrases_per_call", "concurrency", "tries"):
-        _at_least(f"judge.endpoint.{name}", getattr(endpoint, name), 1)
-    _share("judge.endpoint.least_mass", endpoint.least_mass)
-    _share("judge.llm.least_mass", llm.least_mass)
-    _positive("judge.endpoint.timeout", endpoint.timeout)
-    _at_least("judge.endpoint.prompt_price", endpoint.prompt_price, 0)
-    _at_least("judge.endpoint.completion_price", endpoint.completion_price, 0)
+        at_least(f"judge.endpoint.{name}", getattr(endpoint, name), 1)
+    between_0_and_1("judge.endpoint.least_mass", endpoint.least_mass)
+    between_0_and_1("judge.llm.least_mass", llm.least_mass)
+    positive("judge.endpoint.timeout", endpoint.timeout)
+    at_least("judge.endpoint.prompt_price", endpoint.prompt_price, 0)
+    at_least("judge.endpoint.completion_price", endpoint.completion_price, 0)
     if judge.backend == "jax" and not llm.model:
         raise ConfigError("config.judge.llm.model='': name a Hugging Face directory or hub name, or a .gguf file")
-    _choice("judge.llm.compute_dtype", llm.compute_dtype, ("float32", "bfloat16"))
-    _at_least("judge.llm.row_tokens", llm.row_tokens, 64)
-    _at_least("judge.llm.batch_rows", llm.batch_rows, 1)
-    _check_parallel("judge.llm.parallel", llm.parallel)
+    one_of("judge.llm.compute_dtype", llm.compute_dtype, ("float32", "bfloat16"))
+    at_least("judge.llm.row_tokens", llm.row_tokens, 64)
+    at_least("judge.llm.batch_rows", llm.batch_rows, 1)
+    check_parallel("judge.llm.parallel", llm.parallel)
 
 
-def _check_optimizer(path: str, optimizer: settings.OptimizerConfig) -> None:
-    _positive(f"{path}.learning_rate", optimizer.learning_rate)
-    _share(f"{path}.warmup_share", optimizer.warmup_share)
-    _at_least(f"{path}.weight_decay", optimizer.weight_decay, 0)
-    _positive(f"{path}.clip_norm", optimizer.clip_norm)
+def check_optimizer(path: str, optimizer: settings.OptimizerConfig) -> None:
+    positive(f"{path}.learning_rate", optimizer.learning_rate)
+    between_0_and_1(f"{path}.warmup_share", optimizer.warmup_share)
+    at_least(f"{path}.weight_decay", optimizer.weight_decay, 0)
+    positive(f"{path}.clip_norm", optimizer.clip_norm)
     for name in ("b1", "b2"):
         if not 0 <= getattr(optimizer, name) < 1:
             raise ConfigError(f"config.{path}.{name}={getattr(optimizer, name)}: must lie in [0, 1)")
 
 
-def _check_assistant(assistant: settings.AssistantConfig) -> None:
-    _at_least("assistant.depth", assistant.depth, 0)
-    _choice("assistant.loss", assistant.loss, ("soft_cross_entropy", "ordinal"))
+def check_assistant(assistant: settings.AssistantConfig) -> None:
+    at_least("assistant.depth", assistant.depth, 0)
+    one_of("assistant.loss", assistant.loss, ("soft_cross_entropy", "ordinal"))
     if len(assistant.grade_targets) != 4 or list(assistant.grade_targets) != sorted(assistant.grade_targets):
         raise ConfigError(
             f"config.assistant.grade_targets={assistant.grade_targets}: four rising numbers, grades 0 to 3"
         )
     for target in assistant.grade_targets:
-        _share("assistant.grade_targets", target)
-    _positive("assistant.epochs", assistant.epochs)
-    _at_least("assistant.batch_pairs", assistant.batch_pairs, 1)
-    _at_least("assistant.chunk_rows", assistant.chunk_rows, 0)
-    _at_least("assistant.validations", assistant.validations, 1)
+        between_0_and_1("assistant.grade_targets", target)
+    positive("assistant.epochs", assistant.epochs)
+    at_least("assistant.batch_pairs", assistant.batch_pairs, 1)
+    at_least("assistant.chunk_rows", assistant.chunk_rows, 0)
+    at_least("assistant.validations", assistant.validations, 1)
     if not 0 < assistant.valid_share < 1:
         raise ConfigError(f"config.assistant.valid_share={assistant.valid_share}: must lie strictly between 0 and 1")
-    _share("assistant.dropout", assistant.dropout)
-    _check_optimizer("assistant.optimizer", assistant.optimizer)
+    between_0_and_1("assistant.dropout", assistant.dropout)
+    check_optimizer("assistant.optimizer", assistant.optimizer)
 
 
-def _check_student(student: settings.StudentConfig, encoder: settings.EncoderConfig) -> None:
+def check_student(student: settings.StudentConfig, encoder: settings.EncoderConfig) -> None:
     for group in ("tasks", "distill"):
-        for name, weight in _leaves(getattr(student, group)):
+        for name, weight in leaves(getattr(student, group)):
             if isinstance(weight, float):
-                _at_least(f"student.{group}.{name}", weight, 0)
-    _share("student.distill.grade_share", student.distill.grade_share)
-    if not any(value > 0 for _, value in _leaves(student.tasks)):  # type: ignore[operator]
+                at_least(f"student.{group}.{name}", weight, 0)
+    between_0_and_1("student.distill.grade_share", student.distill.grade_share)
+    if not any(value > 0 for _, value in leaves(student.tasks)):  # type: ignore[operator]
         raise ConfigError("config.student.tasks: every weight is 0; give at least one task a positive weight")
-    _choice("student.mixing", student.mixing, ("joint", "proportional", "temperature", "fixed"))
+    one_of("student.mixing", student.mixing, ("joint", "proportional", "temperature", "fixed"))
     if student.mixing_temperature < 1:
         raise ConfigError(
             f"config.student.mixing_temperature={student.mixing_temperature}: must be at least 1; "
             "1 draws tasks in proportion to their pairs, more evens them out"
         )
-    for name, share in _leaves(student.mixing_shares):
-        _at_least(f"student.mixing_shares.{name}", share, 0)  # type: ignore[arg-type]
+    for name, share in leaves(student.mixing_shares):
+        at_least(f"student.mixing_shares.{name}", share, 0)  # type: ignore[arg-type]
         if student.mixing == "fixed" and share == 0 and getattr(student.tasks, name) > 0:
             raise ConfigError(
                 f"config.student.mixing_shares.{name}=0: the task would get no step; give it a share, "
                 f"or leave it out with tasks.{name}=0"
             )
-    _choice("student.distill.teacher", student.distill.teacher, ("assistant", "judge"))
-    _positive("student.distill.scale", student.distill.scale)
-    _positive("student.distill.kl_temperature", student.distill.kl_temperature)
+    one_of("student.distill.teacher", student.distill.teacher, ("assistant", "judge"))
+    positive("student.distill.scale", student.distill.scale)
+    positive("student.distill.kl_temperature", student.distill.kl_temperature)
     if student.tasks.distill > 0 and not any(getattr(student.distill, term) for term in DISTILL_TERMS):
         raise ConfigError("config.student.distill: every term's weight is 0; give one a positive weight")
-    _positive("student.temperature", student.temperature)
+    positive("student.temperature", student.temperature)
     if student.learn_temperature and not 0.01 <= student.temperature <= 1:
         raise ConfigError(
             f"config.student.temperature={student.temperature}: must lie between 0.01 and 1, "
@@ -259,17 +220,17 @@ def _check_student(student: settings.StudentConfig, encoder: settings.EncoderCon
             f"config.student.width_weights={student.width_weights}: one weight for each of widths={student.widths}"
         )
     for weight in student.width_weights:
-        _at_least("student.width_weights", weight, 0)
+        at_least("student.width_weights", weight, 0)
     if not encoder.init:
         check_width(student, encoder.width)
-    _positive("student.epochs", student.epochs)
-    _at_least("student.batch_items", student.batch_items, 2)
-    _at_least("student.chunk_rows", student.chunk_rows, 0)
+    positive("student.epochs", student.epochs)
+    at_least("student.batch_items", student.batch_items, 2)
+    at_least("student.chunk_rows", student.chunk_rows, 0)
     for name in ("topic_items", "candidates_per_item", "searched_per_item", "clicked_per_item"):
-        _at_least(f"student.{name}", getattr(student, name), 1)
-    _at_least("student.validations", student.validations, 1)
-    _share("student.dropout", student.dropout)
-    _check_optimizer("student.optimizer", student.optimizer)
+        at_least(f"student.{name}", getattr(student, name), 1)
+    at_least("student.validations", student.validations, 1)
+    between_0_and_1("student.dropout", student.dropout)
+    check_optimizer("student.optimizer", student.optimizer)
 
 
 def check_width(student: settings.StudentConfig, width: int) -> None:

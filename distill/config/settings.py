@@ -2,8 +2,6 @@
 
 import dataclasses
 
-from distill.config import checks
-
 
 @dataclasses.dataclass
 class MarketplaceConfig:
@@ -254,25 +252,3 @@ class EvaluateConfig:
     bootstrap: int = 1000
     align_items: int = 256  # held-out items whose recommendations the alignment metrics read
     prefix: int = 64  # the Matryoshka prefix reported as `student@64`
-
-
-@dataclasses.dataclass
-class Experiment:
-    name: str = "experiment"
-    seed: int = 0
-    data: DataConfig = dataclasses.field(default_factory=DataConfig)
-    encoder: EncoderConfig = dataclasses.field(default_factory=EncoderConfig)
-    parallel: ParallelConfig = dataclasses.field(default_factory=ParallelConfig)
-    training: TrainingConfig = dataclasses.field(default_factory=TrainingConfig)
-    judge: JudgeConfig = dataclasses.field(default_factory=JudgeConfig)
-    assistant: AssistantConfig = dataclasses.field(default_factory=AssistantConfig)
-    score: ScoreConfig = dataclasses.field(default_factory=ScoreConfig)
-    student: StudentConfig = dataclasses.field(default_factory=StudentConfig)
-    index: IndexConfig = dataclasses.field(default_factory=IndexConfig)
-    recommend: RecommendConfig = dataclasses.field(default_factory=RecommendConfig)
-    evaluate: EvaluateConfig = dataclasses.field(default_factory=EvaluateConfig)
-
-    def validate(self) -> "Experiment":
-        """Returns itself; raises ConfigError, naming field and value, for the first setting that cannot work."""
-        checks.check(self)
-        return self

@@ -3,7 +3,7 @@
 | part | modules |
 |---|---|
 | what is asked | `selection` (a budget over strata), `disagreement` (an active round) |
-| in which words | `rubric`, `prompt` (titles are strangers' texts), `parsing` |
+| in which words | `rubric`, `prompt` over `sanitising` (titles are strangers' texts), `parsing` |
 | who answers | `backends` (the protocol; replay, simulated), `endpoint` and `batch_files` over `chat_calls`, \
 `language_model` over `branching` and `scoring` |
 | what is kept | `asking` (the loop), `store` over `store_files` and `records` |

@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 
 from distill.judge.backends import Request
 from distill.judge.parsing import parse_list
-from distill.judge.prompt import PROMPT_VERSION, choice_prompt, list_prompt, listing_hash, normalise, sanitise
-from distill.judge.rubric import load_rubric
+from distill.judge.prompt import choice_prompt, list_prompt, listing_hash, normalise
+from distill.judge.rubric import PROMPT_VERSION, load_rubric
+from distill.judge.sanitising import sanitise
 from tests.judge.injections import ATTACKS, TEMPLATE_TOKENS
 
 RUBRIC = load_rubric("graded-v1")

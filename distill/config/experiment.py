@@ -1,0 +1,63 @@
+"""The experiment: all settings together, and which of them go together."""
+
+import dataclasses
+import math
+
+from distill.config import checks, settings
+
+
+@dataclasses.dataclass
+class Experiment:
+    """Everything that a run reads; its parts are described in `settings`."""
+
+    name: str = "experiment"
+    seed: int = 0
+    data: settings.DataConfig = dataclasses.field(default_factory=settings.DataConfig)
+    encoder: settings.EncoderConfig = dataclasses.field(default_factory=settings.EncoderConfig)
+    parallel: settings.ParallelConfig = dataclasses.field(default_factory=settings.ParallelConfig)
+    training: settings.TrainingConfig = dataclasses.field(default_factory=settings.TrainingConfig)
+    judge: settings.JudgeConfig = dataclasses.field(default_factory=settings.JudgeConfig)
+    assistant: settings.AssistantConfig = dataclasses.field(default_factory=settings.AssistantConfig)
+    score: settings.ScoreConfig = dataclasses.field(default_factory=settings.ScoreConfig)
+    student: settings.StudentConfig = dataclasses.field(default_factory=settings.StudentConfig)
+    index: settings.IndexConfig = dataclasses.field(default_factory=settings.IndexConfig)
+    recommend: settings.RecommendConfig = dataclasses.field(default_factory=settings.RecommendConfig)
+    evaluate: settings.EvaluateConfig = dataclasses.field(default_factory=settings.EvaluateConfig)
+
+    def validate(self) -> "Experiment":
+        """Returns itself; raises ConfigError, naming field and value, for the first setting that cannot work."""
+        for path, value in checks.leaves(self):
+            if isinstance(value, float) and not math.isfinite(value):
+                raise checks.ConfigError(f"config.{path}={value}: must be a finite number")
+        checks.check_data(self.data)
+        checks.check_encoder(self.encoder)
+        checks.check_parallel("parallel", self.parallel)
+        checks.at_least("training.checkpoint_steps", self.training.checkpoint_steps, 1)
+        checks.at_least("training.keep_last", self.training.keep_last, 2)
+        checks.at_least("training.keep_best", self.training.keep_best, 1)
+        checks.check_judge(self.judge, self.data.dir)
+        checks.check_assistant(self.assistant)
+        for name in ("lexical", "dense", "random"):
+            checks.at_least(f"score.{name}", getattr(self.score, name), 0)
+        checks.at_least("score.shard_pairs", self.score.shard_pairs, 1)
+        checks.check_student(self.student, self.encoder)
+        checks.between_0_and_1("index.target_recall", self.index.target_recall)
+        checks.at_least("index.brute_force_below", self.index.brute_force_below, 0)
+        index, widths = self.index, self.student.widths
+        if index.width and index.width not in widths:
+            raise checks.ConfigError(f"config.index.width={index.width}: must be 0 or one of student.widths={widths}")
+        checks.one_of("recommend.items", self.recommend.items, ("all", "holdout"))
+        checks.at_least("recommend.keep", self.recommend.keep, 1)
+        checks.at_least("recommend.candidates", self.recommend.candidates, self.recommend.keep)
+        checks.between_0_and_1("recommend.precision", self.recommend.precision)
+        checks.one_of("recommend.relevant_grade", self.recommend.relevant_grade, (1, 2, 3))
+        for arm in self.evaluate.arms:
+            checks.one_of("evaluate.arms", arm, checks.ARMS)
+        for baseline in self.evaluate.baselines:
+            checks.one_of("evaluate.baselines", baseline, checks.BASELINES)
+        checks.at_least("evaluate.bootstrap", self.evaluate.bootstrap, 100)
+        checks.at_least("evaluate.align_items", self.evaluate.align_items, 1)
+        prefix = self.evaluate.prefix
+        if prefix not in widths:
+            raise checks.ConfigError(f"config.evaluate.prefix={prefix}: must be one of student.widths={widths}")
+        return self
