@@ -371,6 +371,15 @@ def test_an_early_end_cancels_what_is_under_way(how):
         assert not threads() and time.monotonic() - started < 2 and len(asked) <= 5
 
 
+@pytest.fixture
+def control_c():
+    """Python's own handling of SIGINT, which a shell that starts the tests in the background has switched off."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("control_c")
 def test_control_c_is_heard_while_waiting_for_an_answer():
     with serving(in_turn(dataclasses.replace(THREE, hang=30))[0]) as url:
         timer = threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT))
