@@ -99,8 +99,8 @@ def in_batch_info_nce(
 
     | argument | shape | unit |
     |---|---|---|
-    | anchors | [A, D] | unit vectors |
-    | targets | [T, D] | unit vectors, each keyphrase once |
+    | anchors | [A, D] | unit vectors; finite where there is none |
+    | targets | [T, D] | unit vectors, each keyphrase once; finite where there is none |
     | positives | [A, P] | integers into the targets, no two alike in a row; negative is none |
     | where | [T] | bool: the targets that there are |
     | temperature | [] | of cosines: a positive number, or an array that is taken to be one |
@@ -125,8 +125,6 @@ def in_batch_info_nce(
     where = _of_shape("where", where, (count,)).astype(bool)
     there = jnp.ones(anchor_count, bool) if anchor_where is None else jnp.asarray(anchor_where, bool)
     real = (positives >= 0) & _of_shape("anchor_where", there, (anchor_count,))[:, None]
-    # Zeroed, so that NaN in padding cannot reach a gradient as 0 · NaN.
-    anchors, targets = (jnp.where(mask[:, None], x, 0.0) for mask, x in ((there, anchors), (where, targets)))
     weights = jnp.ones(real.shape) if weights is None else as_float(_of_shape("weights", weights, real.shape))
     weights = jnp.where(real, weights, 0.0)
     log_q = None if log_q is None else as_float(_of_shape("log_q", log_q, (count,)))
