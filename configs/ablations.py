@@ -2,7 +2,7 @@
 
 python -m launch.ablate --config=configs/ablations.py --workdir=runs/ablations
 
-14 arms on three seeds, each seed a marketplace of its own of half the quickstart's size: under an hour on two cores.
+20 arms on three seeds, each seed a marketplace of its own of half the quickstart's size: under an hour on two cores.
 An arm is a few settings of one experiment, so any of its flags still applies (`--config.student.epochs=6`), as do
 `--config.seeds=(0,)` and `--config.only="('student','student_clicks')"`. The same on the ESCI-ads directory:
 
@@ -18,6 +18,9 @@ CLICKS = ("student.tasks.clicks=1.0", "student.tasks.search_relevance=0", "stude
 SEARCH = ("student.tasks.clicks=0", "student.tasks.search_relevance=1.0", "student.tasks.distill=0")
 DISTILL = ("student.tasks.clicks=0", "student.tasks.search_relevance=0")
 DIRECT = ("student.distill.teacher=judge",)
+DEBIASED = ("clicks_by_propensity", "clicks_log_q", "clicks_debiased")
+MINED = ("hard_negatives", "hard_negatives_refreshed", "hard_negatives_unvetoed")
+HARD = ("student.hard_negatives.per_item=2",)
 LOSSES = ("mse", "margin_mse", "cosent", "kl", "ranknet")
 
 
@@ -41,7 +44,9 @@ def marketplace() -> Ablations:
     return _grid(
         base,
         few=1500,
+        few_epochs=6.0,
         some=6000,
+        some_epochs=3.0,
         claims=(
             Comparison("student", "student_clicks", (*metrics, "never_exposed/recall@20")),
             Comparison("student", "student_search_relevance", (*metrics, "never_exposed/recall@20")),
@@ -77,7 +82,9 @@ def esci() -> Ablations:
     return _grid(
         base,
         few=2000,
+        few_epochs=6.0,
         some=8000,
+        some_epochs=3.0,
         claims=(
             *(Comparison(first, second, human) for first, second in pairs),
             Comparison("student@64", "student", human, factor=0.97),
@@ -114,14 +121,19 @@ def _grid(
     base: Experiment,
     *,
     few: int,
+    few_epochs: float,
     some: int,
+    some_epochs: float,
     claims: tuple[Comparison, ...],
     metrics: tuple[str, ...],
     simulated: tuple[str, ...],
     more: dict[str, Arm] | None = None,
     curves: tuple[Curve, ...] = (),
 ) -> Ablations:
-    """The arms that both data sets share; `few` and `some` are numbers of judged training pairs."""
+    """The arms that both data sets share; `few` and `some` are numbers of judged training pairs.
+
+    Their assistants read them `few_epochs` and `some_epochs` times, or they would take next to no steps.
+    """
     base.evaluate.arms = ()
     base.evaluate.baselines = ("bm25", "graphex")
     arms = {
@@ -130,10 +142,24 @@ def _grid(
         "student_search_relevance": Arm(SEARCH, about="the search engine's relevance alone"),
         "student_no_assistant": Arm(DIRECT, about="the judge's grades directly, clicks and search relevance"),
         "student_distill": Arm(DISTILL, about="the judge through the assistant alone"),
-        "few_labels": Arm(labels=few, about="`student` with few of the grades"),
+        "few_labels": Arm((f"assistant.epochs={few_epochs}",), labels=few, about="`student` with few of the grades"),
         "few_labels_no_assistant": Arm(DIRECT, labels=few, about="`student_no_assistant` with few of the grades"),
-        "some_labels": Arm(labels=some, about="`student` with more of them"),
+        "some_labels": Arm((f"assistant.epochs={some_epochs}",), labels=some, about="`student` with more of them"),
         "some_labels_no_assistant": Arm(DIRECT, labels=some, about="`student_no_assistant` with more of them"),
+        "clicks_by_propensity": Arm(
+            (*CLICKS, "student.inverse_propensity=true"), about="clicks, weighted against position bias"
+        ),
+        "clicks_log_q": Arm((*CLICKS, "student.log_q=true"), about="clicks, corrected for popularity"),
+        "clicks_debiased": Arm(
+            (*CLICKS, "student.inverse_propensity=true", "student.log_q=true"), about="clicks with both corrections"
+        ),
+        "hard_negatives": Arm(HARD, about="`student` with two mined negatives an item, vetoed by the assistant"),
+        "hard_negatives_refreshed": Arm(
+            (*HARD, "student.hard_negatives.refreshes=2"), about="the same, mined again twice by the student itself"
+        ),
+        "hard_negatives_unvetoed": Arm(
+            (*HARD, "student.hard_negatives.veto=none"), about="`hard_negatives` without anyone's veto"
+        ),
         **{
             f"loss_{loss}": Arm(
                 ("student.distill.pearson=0", f"student.distill.{loss}=1.0"), about=f"`student` by the loss `{loss}`"
@@ -151,6 +177,8 @@ def _grid(
                 ("few_labels", "few_labels_no_assistant"),
             ),
             "signals": (("student", "student_distill"),),
+            "debiased clicks": tuple((first, second) for first in ("student", "student_clicks") for second in DEBIASED),
+            "hard negatives": tuple((first, "student") for first in MINED),
             "losses": tuple(("student", f"loss_{loss}") for loss in LOSSES),
         }.items()
         for first, second in pairs

@@ -211,6 +211,11 @@ def check_student(student: settings.StudentConfig, encoder: settings.EncoderConf
             f"config.student.temperature={student.temperature}: must lie between 0.01 and 1, "
             "where learn_temperature keeps it"
         )
+    at_least("student.propensity_clip", student.propensity_clip, 1)
+    for name in ("inverse_propensity", "log_q"):
+        if getattr(student, name) and not student.tasks.clicks:
+            raise ConfigError(f"config.student.{name}=True: is of the clicks task, whose weight tasks.clicks is 0")
+    check_hard_negatives(student)
     if not student.widths or list(student.widths) != sorted(set(student.widths)) or student.widths[0] < 1:
         raise ConfigError(
             f"config.student.widths={student.widths}: rising positive Matryoshka widths, the full one last"
@@ -231,6 +236,22 @@ def check_student(student: settings.StudentConfig, encoder: settings.EncoderConf
     at_least("student.validations", student.validations, 1)
     between_0_and_1("student.dropout", student.dropout)
     check_optimizer("student.optimizer", student.optimizer)
+
+
+def check_hard_negatives(student: settings.StudentConfig) -> None:
+    path, hard = "student.hard_negatives", student.hard_negatives
+    at_least(f"{path}.per_item", hard.per_item, 0)
+    at_least(f"{path}.refreshes", hard.refreshes, 0)
+    at_least(f"{path}.first_rank", hard.first_rank, 1)
+    at_least(f"{path}.last_rank", hard.last_rank, hard.first_rank)
+    if not -2 <= hard.margin <= 2:
+        raise ConfigError(f"config.{path}.margin={hard.margin}: is a difference of cosines, between -2 and 2")
+    one_of(f"{path}.veto", hard.veto, ("assistant", "judge", "none"))
+    between_0_and_1(f"{path}.veto_from", hard.veto_from)
+    if hard.per_item and not student.tasks.clicks:
+        raise ConfigError(
+            f"config.{path}.per_item={hard.per_item}: negatives are of the clicks task, whose weight tasks.clicks is 0"
+        )
 
 
 def check_width(student: settings.StudentConfig, width: int) -> None:

@@ -202,6 +202,19 @@ class DistillLoss:
 
 
 @dataclasses.dataclass
+class HardNegatives:
+    """Negatives of the clicks task beside the batch's other targets: keyphrases ranked high for an item, and wrong."""
+
+    per_item: int = 0  # of one item in a batch; 0: none
+    refreshes: int = 0  # times the student mines again, evenly over training; the first ones are the initial encoder's
+    first_rank: int = 5  # of the band that they come from, among all trainable keyphrases; 1 is the nearest
+    last_rank: int = 50
+    margin: float = 0.0  # of cosine, by which one must stay below the item's nearest positive
+    veto: str = "assistant"  # its opinion rules a keyphrase out as right after all; or `judge`, where it graded; `none`
+    veto_from: float = 0.3  # probability of relevance (a grade's by assistant.grade_targets) from which it does
+
+
+@dataclasses.dataclass
 class StudentConfig:
     warm_start: str = ""  # working directory of an earlier run, whose student this one starts from
     tasks: TaskWeights = dataclasses.field(default_factory=TaskWeights)
@@ -215,6 +228,10 @@ class StudentConfig:
     learn_temperature: bool = False  # from there on, between 0.01 and 1 as in CLIP
     symmetric: bool = False  # in the clicks task, a keyphrase looks for its item among the batch's items too
     exact_as_clicked: bool = False  # pairs that the judge graded 3 are positives of the clicks task too, beside distill
+    inverse_propensity: bool = False  # weigh a click by 1 / the estimated chance that its position is examined
+    propensity_clip: float = 10.0  # largest of those weights, before they are divided by their mean
+    log_q: bool = False  # correct in-batch negatives for how often their keyphrase is drawn
+    hard_negatives: HardNegatives = dataclasses.field(default_factory=HardNegatives)
     widths: tuple[int, ...] = (64, 128)  # Matryoshka prefixes, the full width last
     width_weights: tuple[float, ...] = (1.0, 1.0)
     epochs: float = 4.0  # passes over the training items
