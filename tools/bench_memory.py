@@ -76,7 +76,7 @@ def measure(pairs: int, chunk_rows: int, run: bool) -> dict[str, float]:
     optimizer = make_optimizer(OptimizerConfig(), steps=10)
     state = create_state(bi_encoder.init_bi_encoder(MINILM, 0), optimizer, mesh)
     batch = data.build(0)
-    arrays = to_global(mesh, batch_arrays(batch), ROW_FIELDS)
+    arrays = to_global(mesh, batch_arrays(batch, settings), ROW_FIELDS)
     compiled = compile_step(state, loss, optimizer, seed=0).lower(state, arrays).compile()
     memory = compiled.memory_analysis()
     asked = memory.argument_size_in_bytes + memory.output_size_in_bytes + memory.temp_size_in_bytes

@@ -185,7 +185,7 @@ def _student(work: Workload, name: str, data: ItemBatches, settings: StudentConf
 
     def arrays(step: int) -> tuple[dict[str, Any], int]:
         batch = data.build(step)
-        return batch_arrays(batch), batch.pairs
+        return batch_arrays(batch, settings), batch.pairs
 
     def pairs(step: int) -> dict[str, list]:
         batch = data.build(step)

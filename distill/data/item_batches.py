@@ -14,7 +14,7 @@ import numpy as np
 
 from distill.data.packing import Packed, RowBudget, fitting_rows, pack, padded, rows_needed
 from distill.data.pair_pool import PairPool
-from distill.data.ragged import Ragged
+from distill.data.ragged import Ragged, number_within, places, ragged_ranges
 from distill.data.stream import round_up
 
 _BLOCK = 1024  # items whose pairs are drawn together
@@ -24,16 +24,23 @@ _BLOCK = 1024  # items whose pairs are drawn together
 class Quota:
     """How many of an item's pairs a batch draws for each signal: the sizes of the tasks within it.
 
-    A batch of B items has at most B · teacher pairs to distil, B · searched verdicts and B · clicked positives.
+    A batch of B items has at most B · teacher pairs to distil, B · searched verdicts, B · clicked positives and
+    B · hard negatives.
     """
 
     teacher: int
     searched: int
     clicked: int
+    hard: int = 0
 
     @property
     def total(self) -> int:
-        return self.teacher + self.searched + self.clicked
+        return self.teacher + self.searched + self.contrasted
+
+    @property
+    def contrasted(self) -> int:
+        """Of an item's pairs, those whose keyphrases are targets of the clicks task."""
+        return self.clicked + self.hard
 
 
 class ItemBatch(NamedTuple):
@@ -48,8 +55,11 @@ class ItemBatch(NamedTuple):
     candidates: np.ndarray  # int32 [B, K] into U
     teacher: np.ndarray  # float32 [B, K]; NaN unknown
     passed: np.ndarray  # float32 [B, K]; NaN unknown
-    targets: np.ndarray  # int32 [T] into U: the keyphrases drawn as some item's clicked one
+    targets: np.ndarray  # int32 [T] into U: the keyphrases drawn as some item's clicked one or hard negative
     positives: np.ndarray  # int32 [B, P] into T: all those that the item clicked, whoever drew them
+    ignored: np.ndarray  # int32 [B, I] into T: those that are right for the item though it did not click them
+    positive_weights: np.ndarray  # float32 [B, P]; 1 without weights
+    target_log_q: np.ndarray  # float32 [T]: log of the share of steps whose batch holds the target
 
     @property
     def pairs(self) -> int:
@@ -67,7 +77,7 @@ class _Draw(NamedTuple):
     rows: np.ndarray  # int64 [B] of the pool's items
     pairs: np.ndarray  # int64 [B, K] of the pool's pairs, −1 none
     distinct: np.ndarray  # int32, sorted: the keyphrases of those pairs
-    targets: np.ndarray  # int32, sorted: those of them that were drawn as clicked
+    targets: np.ndarray  # int32, sorted: those of them that were drawn as clicked or as hard negatives
 
 
 class ItemBatches:
@@ -77,7 +87,7 @@ class ItemBatches:
     other items' keyphrases are telling negatives. 1 gives plain shuffling. Every step takes as many items as fill a
     fixed number of rows, the number that `batch_items` items need on average: the shape never changes, and few places
     are padding. `shards` devices split a batch; rows come in even chunks of at most `chunk_rows`, a multiple of
-    `shards` (0: one chunk).
+    `shards` (0: one chunk). `first` items of the endless row of epochs are passed over.
     """
 
     def __init__(
@@ -94,20 +104,22 @@ class ItemBatches:
         steps: int,
         seed: int,
         chunk_rows: int = 0,
+        first: int = 0,
     ):
         self._pool, self._quota, self._seed = pool, quota, seed
         self._item_lengths, self._keyphrase_lengths = item_texts.lengths, keyphrase_texts.lengths
         self._texts = Ragged.concatenate(item_texts, keyphrase_texts)
         self._topics, self._runs = _topics(pool), max(1, len(pool.items) // topic_items)
-        self._click_bounds = np.concatenate([[0], np.cumsum(pool.clicked)])[pool.bounds]
-        self._click_keyphrase = pool.keyphrase[pool.clicked]
+        self._clicks, self._right = _Marked(pool, pool.clicked), _Marked(pool, pool.right & ~pool.clicked)
+        self._click_weight = pool.weight[pool.clicked]
         self._epoch = functools.lru_cache(maxsize=4)(self._draw_epoch)
         self._block = functools.lru_cache(maxsize=128)(self._draw_block)
 
         batch_items = min(batch_items, len(pool.items))
-        rows = fitting_rows(self._usual_rows(batch_items, row_tokens, steps), shards, chunk_rows)
-        self._bounds, most = self._fill(rows, row_tokens, 2 * batch_items, steps)
-        texts_per_row, self._positives, *lengths = most
+        rows = fitting_rows(self._usual_rows(batch_items, row_tokens, first, steps), shards, chunk_rows)
+        self._target_steps = np.zeros(len(self._keyphrase_lengths), np.int32)
+        self._bounds, most = self._fill(rows, row_tokens, 2 * batch_items, first, steps)
+        texts_per_row, self._positives, self._ignored, *lengths = most
         self._budget = RowBudget(rows, row_tokens, texts_per_row)
         self._size, self._distinct, self._targets = (round_up(length, shards) for length in lengths)
 
@@ -145,10 +157,16 @@ class ItemBatches:
         items = pool.items[draw.rows]
         packed = pack(self._texts.take(np.append(items, len(self._item_lengths) + draw.distinct)), self._budget)
         drawn = draw.pairs >= 0
-        candidates, _ = _places(draw.distinct, np.where(drawn, pool.keyphrase[draw.pairs], -1))
-        item, target = self._clicks_among(draw)
+        candidates, _ = places(draw.distinct, np.where(drawn, pool.keyphrase[draw.pairs], -1))
+        item, target, click = self._clicks.among(draw)
         positives = np.full((self._size, self._positives), -1, np.int32)
-        positives[item, _number_within(item)] = target
+        weights = np.ones(positives.shape, np.float32)
+        place = item, number_within(item)
+        positives[place], weights[place] = target, self._click_weight[click]
+        item, target, _ = self._right.among(draw)
+        ignored = np.full((self._size, self._ignored), -1, np.int32)
+        ignored[item, number_within(item)] = target
+        log_q = np.log(self._target_steps[draw.targets] / (len(self._bounds) - 1)).astype(np.float32)
 
         def pairwise(values: np.ndarray, none: float, dtype: type) -> np.ndarray:
             return padded(np.where(drawn, values, none).astype(dtype), self._size, none)
@@ -160,23 +178,27 @@ class ItemBatches:
             pairwise(candidates, -1, np.int32),
             pairwise(pool.teacher[draw.pairs], np.nan, np.float32),
             pairwise(pool.passed[draw.pairs], np.nan, np.float32),
-            padded(_places(draw.distinct, draw.targets)[0].astype(np.int32), self._targets, -1),
+            padded(places(draw.distinct, draw.targets)[0].astype(np.int32), self._targets, -1),
             positives,
+            ignored,
+            weights,
+            padded(log_q, self._targets, 0.0),
         )
 
-    def _usual_rows(self, batch_items: int, row_tokens: int, steps: int) -> int:
+    def _usual_rows(self, batch_items: int, row_tokens: int, first: int, steps: int) -> int:
         """Rows that `batch_items` items and their keyphrases need on average, and any single item needs."""
-        begins = np.unique(np.linspace(0, (steps - 1) * batch_items, 32).astype(int))
+        begins = first + np.unique(np.linspace(0, (steps - 1) * batch_items, 32).astype(int))
         tokens = np.mean([self._tokens(begin, begin + batch_items)[-1] for begin in begins])
         longest = [self._item_lengths.max(initial=1), *[self._keyphrase_lengths.max(initial=1)] * self._quota.total]
         return max(round(float(tokens) / row_tokens / 0.98), rows_needed(np.array(longest), row_tokens)[0])
 
-    def _fill(self, rows: int, row_tokens: int, limit: int, steps: int) -> tuple[np.ndarray, list[int]]:
+    def _fill(self, rows: int, row_tokens: int, limit: int, first: int, steps: int) -> tuple[np.ndarray, list[int]]:
         """Cuts the endless row of items into steps of at most `limit` that fit `rows`: their bounds, int64 [steps + 1].
 
-        And the most that any step has: texts in a row, positives of an item, items, distinct keyphrases, targets.
+        And the most that any step has: texts in a row, positives of an item, ignored targets of one, items, distinct
+        keyphrases, targets. Counts each target's steps.
         """
-        limit, bounds, most = min(limit, len(self._pool.items)), [0], np.ones(5, np.int64)
+        limit, bounds, most = min(limit, len(self._pool.items)), [first], np.array([1, 1, 0, 1, 1, 1])
         for _ in range(steps):
             begin = bounds[-1]
             # Tokens bound the count from above; best-fit rows then decide.
@@ -188,8 +210,9 @@ class ItemBatches:
                     break
                 count = min(count - 1, int(count * rows / needed))
             bounds.append(begin + count)
-            clicks = np.bincount(self._clicks_among(draw)[0], minlength=1).max()
-            most = np.maximum(most, (densest, clicks, count, len(draw.distinct), len(draw.targets)))
+            clicks, right = (np.bincount(of.among(draw)[0], minlength=1).max() for of in (self._clicks, self._right))
+            most = np.maximum(most, (densest, clicks, right, count, len(draw.distinct), len(draw.targets)))
+            self._target_steps[draw.targets] += 1
         return np.asarray(bounds), most.tolist()
 
     def _tokens(self, begin: int, end: int) -> np.ndarray:
@@ -206,20 +229,14 @@ class ItemBatches:
         items = self._item_lengths[self._pool.items[draw.rows]]
         return np.concatenate([items, self._keyphrase_lengths[draw.distinct]])
 
-    def _clicks_among(self, draw: _Draw) -> tuple[np.ndarray, np.ndarray]:
-        """(place in the batch, place in the targets) of every click of the batch's items on one of the targets."""
-        item, click = _ragged_ranges(self._click_bounds, draw.rows)
-        at, known = _places(draw.targets, self._click_keyphrase[click])
-        return item[known], at[known]
-
     def _draw(self, step: int) -> _Draw:
         return self._between(*self._bounds[step : step + 2])
 
     def _between(self, begin: int, end: int) -> _Draw:
         rows, pairs = self._stretch(begin, end)
         phrase = self._pool.keyphrase
-        clicked = pairs[:, : self._quota.clicked]
-        return _Draw(rows, pairs, np.unique(phrase[pairs[pairs >= 0]]), np.unique(phrase[clicked[clicked >= 0]]))
+        contrasted = pairs[:, : self._quota.contrasted]
+        return _Draw(rows, pairs, np.unique(phrase[pairs[pairs >= 0]]), np.unique(phrase[contrasted[contrasted >= 0]]))
 
     def _stretch(self, begin: int, end: int) -> tuple[np.ndarray, np.ndarray]:
         """(pool items [B], their pool pairs [B, K] with −1 for none) at places begin … end of the endless row."""
@@ -241,23 +258,38 @@ class ItemBatches:
         places = np.arange(block * _BLOCK, (block + 1) * _BLOCK)
         epochs = [self._epoch(epoch) for epoch in range(places[0] // count, places[-1] // count + 1)]
         rows = np.concatenate(epochs)[places - places[0] // count * count]
-        item, pair = _ragged_ranges(pool.bounds, rows)
+        item, pair = ragged_ranges(pool.bounds, rows)
         rng = np.random.default_rng((self._seed, 1, block))
         pair = pair[np.lexsort((rng.random(len(pair)), item))]
         pairs = np.full((_BLOCK, self._quota.total), -1, np.int64)
         free, column = np.ones(len(pair), bool), 0
         for has, quota in (
             (pool.clicked, self._quota.clicked),
+            (pool.hard, self._quota.hard),
             (~np.isnan(pool.teacher), self._quota.teacher),
             (~np.isnan(pool.passed), self._quota.searched),
         ):
             at = np.flatnonzero(has[pair] & free)
-            number = _number_within(item[at])
+            number = number_within(item[at])
             at, number = at[number < quota], number[number < quota]
             pairs[item[at], column + number] = pair[at]
             free[at] = False
             column += quota
         return rows, pairs
+
+
+class _Marked:
+    """The pool's pairs under a mask, to be found among a batch's targets."""
+
+    def __init__(self, pool: PairPool, mask: np.ndarray):
+        self._bounds = np.concatenate([[0], np.cumsum(mask)])[pool.bounds]
+        self._keyphrase = pool.keyphrase[mask]
+
+    def among(self, draw: _Draw) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Of the batch's items' pairs here on one of the targets: place in the batch, in the targets, in the mask."""
+        item, pair = ragged_ranges(self._bounds, draw.rows)
+        at, known = places(draw.targets, self._keyphrase[pair])
+        return item[known], at[known], pair[known]
 
 
 def _topics(pool: PairPool) -> np.ndarray:
@@ -267,22 +299,3 @@ def _topics(pool: PairPool) -> np.ndarray:
     row = np.repeat(np.arange(len(pool.items)), np.diff(pool.bounds))
     by_popularity = np.lexsort((-popularity, row))
     return pool.keyphrase[by_popularity[pool.bounds[:-1]]]
-
-
-def _ragged_ranges(bounds: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Of each row r, all of bounds[r] … bounds[r + 1] − 1, one after another, and before them which of `rows` it is."""
-    counts = bounds[rows + 1] - bounds[rows]
-    number = np.repeat(np.arange(len(rows)), counts)
-    return number, np.repeat(bounds[rows] - np.cumsum(counts) + counts, counts) + np.arange(counts.sum())
-
-
-def _number_within(groups: np.ndarray) -> np.ndarray:
-    """Of sorted group numbers [N], how many of its group stand before each entry."""
-    return np.arange(len(groups)) - np.searchsorted(groups, groups)
-
-
-def _places(among: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Where each value stands in the sorted `among` (0 where it does not), and whether it does."""
-    at = np.minimum(np.searchsorted(among, values), max(len(among) - 1, 0))
-    known = among[at] == values if len(among) else np.zeros(values.shape, bool)
-    return np.where(known, at, 0), known

@@ -34,3 +34,22 @@ class Ragged(NamedTuple):
             np.concatenate([first.offsets, first.offsets[-1] + second.offsets[1:]]),
             first.truncated + second.truncated,
         )
+
+
+def ragged_ranges(bounds: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Of each row r, all of bounds[r] … bounds[r + 1] − 1, one after another, and before them which of `rows` it is."""
+    counts = bounds[rows + 1] - bounds[rows]
+    number = np.repeat(np.arange(len(rows)), counts)
+    return number, np.repeat(bounds[rows] - np.cumsum(counts) + counts, counts) + np.arange(counts.sum())
+
+
+def number_within(groups: np.ndarray) -> np.ndarray:
+    """Of sorted group numbers [N], how many of its group stand before each entry."""
+    return np.arange(len(groups)) - np.searchsorted(groups, groups)
+
+
+def places(among: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Where each value stands in the sorted `among` (0 where it does not), and whether it does."""
+    at = np.minimum(np.searchsorted(among, values), max(len(among) - 1, 0))
+    known = among[at] == values if len(among) else np.zeros(values.shape, bool)
+    return np.where(known, at, 0), known

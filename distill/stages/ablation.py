@@ -72,9 +72,10 @@ def check_arms(grid: Ablations, experiments: Mapping[str, Experiment]) -> None:
 
 
 def needs_assistant(experiment: Experiment) -> bool:
-    """Whether the arm's student reads the assistant's scores."""
+    """Whether the arm's student reads the assistant's scores, or has its negatives vetoed by it."""
     student = experiment.student
-    return student.tasks.distill > 0 and student.distill.teacher == "assistant"
+    taught = student.tasks.distill > 0 and student.distill.teacher == "assistant"
+    return taught or (student.hard_negatives.per_item > 0 and student.hard_negatives.veto == "assistant")
 
 
 def run_grid(

@@ -69,7 +69,7 @@ def run(context: Context, folder: Path) -> dict[str, Any]:
         batch = {"rows": PackedTokens(*packed[:4]), "slots": packed.slots, "grades": grades}
         return batch, (len(ids), int((packed.segments > 0).sum()), step_flops)
 
-    def batches(start: int) -> Any:
+    def batches(start: int, _: Any) -> Any:
         for batch, counts in stream_steps(build, start, plan.steps):
             yield Batch(to_global(mesh, batch, ROW_FIELDS), *counts)
 

@@ -162,15 +162,20 @@ class Context:
 def arm_experiment(experiment: Experiment, arm: str) -> Experiment:
     """The experiment of an ablation arm: other signals, everything else and the number of steps equal."""
     # An earlier run's student has learnt from every signal; an arm must not.
-    student = dataclasses.replace(experiment.student, warm_start="")
+    student, negatives = dataclasses.replace(experiment.student, warm_start=""), {}
     if arm == "student_clicks":
         student.tasks = dataclasses.replace(student.tasks, clicks=1.0, search_relevance=0.0, distill=0.0)
+        negatives = {"veto": "none"}
     elif arm == "student_search_relevance":
         student.tasks = dataclasses.replace(student.tasks, clicks=0.0, search_relevance=1.0, distill=0.0)
+        negatives = {"per_item": 0}
     elif arm == "student_no_assistant":
         student.distill = dataclasses.replace(student.distill, teacher="judge")
+        if student.hard_negatives.veto == "assistant":
+            negatives = {"veto": "judge"}
     else:
         raise ValueError(f"unknown arm {arm!r}")
+    student.hard_negatives = dataclasses.replace(student.hard_negatives, **negatives)
     return dataclasses.replace(experiment, student=student)
 
 

@@ -6,29 +6,50 @@ import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from distill.config import DistillLoss, StudentConfig, TaskWeights
+from distill.config import StudentConfig, TaskWeights
 from distill.stages.assistant import held_back_items, ranking_quality
 from distill.stages.base import Context, Stage, files_below, save_model
 from distill.stages.judge import judged
-from distill.stages.score import scored
+from distill.stages.student_negatives import hard_negatives, mining_steps
+from distill.stages.student_signals import Signals, task_signals
 from distill.stages.warm_start import starting_point, warm_start_hash
 
 if TYPE_CHECKING:
-    from distill.data.item_batches import ItemBatch
+    from distill.data.item_batches import ItemBatch, ItemBatches
 
 # Everything is split by its first axis, so that each device compares its own items with all keyphrases.
 ROW_FIELDS = frozenset(
-    {"rows", "item_slots", "keyphrase_slots", "candidates", "teacher", "passed", "targets", "positives"}
+    {
+        "rows",
+        "item_slots",
+        "keyphrase_slots",
+        "candidates",
+        "teacher",
+        "passed",
+        "targets",
+        "positives",
+        "ignored",
+        "positive_weights",
+        "target_log_q",
+    }
 )
 TABLES = {"clicks": "clicked", "search_relevance": "searched", "distill": "teacher"}
+
+
+@dataclasses.dataclass(frozen=True)
+class _Phase:
+    """The steps between two minings of negatives; all of them where none are mined."""
+
+    end: int
+    data: dict[str, ItemBatches]  # of each part that has steps here
+    turns: dict[str, int]  # steps that each part had before
+    compiled: dict[str, Any]
 
 
 def run(context: Context, folder: Path) -> dict[str, Any]:
     import numpy as np
 
-    from distill.data.item_batches import ItemBatches, Quota
     from distill.data.mixing import plan_tasks, task_shares
-    from distill.data.pair_pool import join_signals
     from distill.data.stream import stream_steps
     from distill.models import bi_encoder
     from distill.models.flops import TRAINING, embed_flops
@@ -44,67 +65,89 @@ def run(context: Context, folder: Path) -> dict[str, Any]:
     seed, row_tokens, prepared = experiment.seed, experiment.encoder.row_tokens, context.prepared
     name = context.arm or "student"
     held_back = held_back_items(context)
-    settings, signals = _signals(context, settings, name)
+    settings, signals = task_signals(context, settings, name)
     # Arms see other signals and so other items, but every arm takes as many steps as the student.
     training_items = int((~prepared.item_is_holdout).sum()) - len(held_back)
     steps = max(1, round(settings.epochs * training_items / settings.batch_items))
     shards = batch_shards(mesh)
     chunk_rows = settings.chunk_rows * shards
-
-    def make_data(tasks: TaskWeights, signals: dict[str, Any], steps: int) -> ItemBatches:
-        return ItemBatches(
-            join_signals(**signals, keyphrases=len(prepared.keyphrases), exclude=held_back),
-            context.item_tokens,
-            context.keyphrase_tokens,
-            batch_items=settings.batch_items,
-            topic_items=settings.topic_items,
-            quota=Quota(
-                teacher=settings.candidates_per_item if tasks.distill else 0,
-                searched=settings.searched_per_item if tasks.search_relevance else 0,
-                clicked=settings.clicked_per_item if tasks.clicks else 0,
-            ),
-            row_tokens=row_tokens,
-            shards=shards,
-            steps=steps,
-            seed=seed,
-            chunk_rows=chunk_rows,
-        )
-
     parts = _parts(settings, signals)
     sizes = {part: sum(len(table[0]) for table in own.values() if table) for part, (_, own) in parts.items()}
     plan = plan_tasks(task_shares(settings, sizes), steps, seed)
-    data = {part: make_data(tasks, own, plan.turns[part]) for part, (tasks, own) in parts.items()}
+    minings = mining_steps(settings.hard_negatives, steps) if signals["clicked"] else [0]
 
     plain, start = starting_point(context, "student")
     spec = dataclasses.replace(plain, dropout=settings.dropout, remat=experiment.encoder.remat)
-    params = {"encoder": start["encoder"]}
+    initial = {"encoder": start["encoder"]}
     if settings.tasks.search_relevance:
-        params["search_relevance"] = student_extras()
+        initial["search_relevance"] = student_extras()
     if extras := clicks_extras(settings):
-        params["clicks"] = extras
+        initial["clicks"] = extras
+    optimizer = make_optimizer(settings.optimizer, steps)
+    state = create_state(initial, optimizer, mesh)
 
-    def build(step: int) -> tuple[str, dict[str, Any], tuple[int, int, int]]:
-        part = plan.names[plan.task[step]]
-        batch = data[part].build(int(plan.turn[step]))
-        return part, batch_arrays(batch), (batch.pairs, batch.tokens, TRAINING * embed_flops(spec, *data[part].budget))
+    def compiled(data: ItemBatches, tasks: TaskWeights) -> Any:
+        def embed(params: Any, rows: Any, slots: Any, key: Any) -> Any:
+            texts = data.budget.texts_per_row
+            return bi_encoder.embed(spec, params, rows, slots, texts, dropout_key=key, chunk_rows=chunk_rows)
 
-    def batches(start: int) -> Any:
-        for part, batch, counts in stream_steps(build, start, steps):
-            yield Batch((part, to_global(mesh, batch, ROW_FIELDS)), *counts)
+        return compile_step(
+            state, make_student_loss(embed, dataclasses.replace(settings, tasks=tasks)), optimizer, seed
+        )
+
+    def make_phase(number: int, params: Any) -> _Phase:
+        begin, end = minings[number], [*minings, steps][number + 1]
+        negatives = right = None
+        if settings.hard_negatives.per_item and signals["clicked"]:
+            item, keyphrase, _ = signals["clicked"]
+            own = ~np.isin(item, held_back)
+            negatives, right = hard_negatives(context, folder, begin, plain, params, (item[own], keyphrase[own]))
+        data, turns = {}, {}
+        for at, (part, (tasks, tables)) in enumerate(parts.items()):
+            before, now = (int((plan.task[:step] == at).sum()) for step in (begin, end))
+            if now > before:
+                more = {"hard": negatives, "right": right} if tables["clicked"] else {}
+                data[part] = _batches(context, settings, tasks, tables | more, held_back, shards, before, now - before)
+                turns[part] = before
+                context.reporter.line(
+                    f"{name}{'' if len(parts) == 1 else ' ' + part}: {data[part].pairs:,} pairs of "
+                    f"{data[part].items:,} items, {now - before:,} steps of about {data[part].items_per_step:.0f} "
+                    f"items and {data[part].build(0).pairs} pairs, "
+                    f"{100 * data[part].real_token_share:.0f} % real tokens"
+                )
+        return _Phase(end, data, turns, {part: compiled(own, parts[part][0]) for part, own in data.items()})
+
+    phases: dict[int, _Phase] = {}
+
+    def phase(number: int, params: Any = None) -> _Phase:
+        """Mines with `params` what was not mined before; holds one phase at a time."""
+        if number not in phases:
+            phases.clear()
+            phases[number] = make_phase(number, params)
+        return phases[number]
+
+    def phase_at(step: int) -> int:
+        return int(np.searchsorted(minings, step, side="right")) - 1
+
+    def batches(start: int, params: Any) -> Any:
+        now = phase(phase_at(start), params)
+
+        def build(step: int) -> tuple[str, dict[str, Any], tuple[int, int, int]]:
+            part = plan.names[plan.task[step]]
+            batch = now.data[part].build(int(plan.turn[step]) - now.turns[part])
+            flops = TRAINING * embed_flops(spec, *now.data[part].budget)
+            return part, batch_arrays(batch, settings), (batch.pairs, batch.tokens, flops)
+
+        for part, batch, counts in stream_steps(build, start, now.end):
+            yield Batch((now.compiled[part], to_global(mesh, batch, ROW_FIELDS)), *counts)
 
     def batch_ids(step: int) -> dict[str, list[str]]:
-        items, phrases = data[plan.names[plan.task[step]]].ids(int(plan.turn[step]))
+        now, part = phase(phase_at(step)), plan.names[plan.task[step]]
+        items, phrases = now.data[part].ids(int(plan.turn[step]) - now.turns[part])
         return {
             "item_id": [prepared.item_ids[i] for i in items],
             "keyphrase": [prepared.keyphrases[i] for i in phrases],
         }
-
-    def embedder(own: ItemBatches) -> Any:
-        def embed(params: Any, rows: Any, slots: Any, key: Any) -> Any:
-            texts = own.budget.texts_per_row
-            return bi_encoder.embed(spec, params, rows, slots, texts, dropout_key=key, chunk_rows=chunk_rows)
-
-        return embed
 
     valid = judged(context)
     valid = {k: v[np.isin(valid["item"], held_back)] for k, v in valid.items()}
@@ -119,27 +162,10 @@ def run(context: Context, folder: Path) -> dict[str, Any]:
         cosines = np.sum(vectors[0][item_at] * vectors[1][keyphrase_at], axis=1)
         return ranking_quality(valid["item"], valid["grade"], cosines)
 
-    optimizer = make_optimizer(settings.optimizer, steps)
-    state = create_state(params, optimizer, mesh)
-    for part, own in data.items():
-        context.reporter.line(
-            f"{name}{'' if len(data) == 1 else ' ' + part}: {own.pairs:,} pairs of {own.items:,} items, "
-            f"{plan.turns[part]:,} steps of about {own.items_per_step:.0f} items and {own.build(0).pairs} pairs, "
-            f"{100 * own.real_token_share:.0f} % real tokens"
-        )
-    compiled = {
-        part: compile_step(
-            state,
-            make_student_loss(embedder(data[part]), dataclasses.replace(settings, tasks=tasks)),
-            optimizer,
-            seed,
-        )
-        for part, (tasks, _) in parts.items()
-    }
     done = fit(
         name=name,
         state=state,
-        step_fn=lambda state, batch: compiled[batch[0]](state, batch[1]),
+        step_fn=lambda state, batch: batch[0](state, batch[1]),
         batches=batches,
         batch_ids=batch_ids,
         steps=steps,
@@ -153,24 +179,65 @@ def run(context: Context, folder: Path) -> dict[str, Any]:
     )
     encoder = to_host(done.params["encoder"])
     context.processes.on_first(lambda: save_model(folder / "model", plain, {"encoder": encoder}))
+    last = phase(len(minings) - 1).data.values()
     return {
-        "pairs": sum(own.pairs for own in data.values()),
-        "items": max(own.items for own in data.values()),
+        "pairs": sum(own.pairs for own in last),
+        "items": max(own.items for own in last),
         "steps": done.steps,
         "best_step": done.best_step,
         "valid_quality": done.best_metric,
         "examples_per_second": done.examples_per_second,
         "tokens_per_second": done.tokens_per_second,
-        "real_token_share": min(own.real_token_share for own in data.values()),
+        "real_token_share": min(own.real_token_share for own in last),
         "left_out_tasks": [task for task in ("clicks", "search_relevance") if context.prepared.training(task) is None],
     }
 
 
-def batch_arrays(batch: ItemBatch) -> dict[str, Any]:
-    """The batch as `distill.train.objectives.make_student_loss` reads it."""
+def _batches(
+    context: Context,
+    settings: StudentConfig,
+    tasks: TaskWeights,
+    tables: Signals,
+    held_back: Any,
+    shards: int,
+    before: int,
+    steps: int,
+) -> ItemBatches:
+    """The batches of `steps` steps on those tables, `before` of which came earlier."""
+    from distill.data.item_batches import ItemBatches, Quota
+    from distill.data.pair_pool import join_signals
+
+    return ItemBatches(
+        join_signals(**tables, keyphrases=len(context.prepared.keyphrases), exclude=held_back),
+        context.item_tokens,
+        context.keyphrase_tokens,
+        batch_items=settings.batch_items,
+        topic_items=settings.topic_items,
+        quota=Quota(
+            teacher=settings.candidates_per_item if tasks.distill else 0,
+            searched=settings.searched_per_item if tasks.search_relevance else 0,
+            clicked=settings.clicked_per_item if tasks.clicks else 0,
+            hard=settings.hard_negatives.per_item if tasks.clicks else 0,
+        ),
+        row_tokens=context.experiment.encoder.row_tokens,
+        shards=shards,
+        steps=steps,
+        seed=context.experiment.seed,
+        chunk_rows=settings.chunk_rows * shards,
+        first=before * settings.batch_items,
+    )
+
+
+def batch_arrays(batch: ItemBatch, settings: StudentConfig) -> dict[str, Any]:
+    """The batch as `distill.train.objectives.make_student_loss` reads it, with what those settings ask for."""
     from distill.models.encoder import PackedTokens
 
-    return {
+    optional = {
+        "ignored": (batch.ignored, settings.hard_negatives.per_item > 0 and batch.ignored.size > 0),
+        "positive_weights": (batch.positive_weights, settings.inverse_propensity),
+        "target_log_q": (batch.target_log_q, settings.log_q),
+    }
+    return {name: array for name, (array, wanted) in optional.items() if wanted} | {
         "rows": PackedTokens(*batch.texts[:4]),
         "item_slots": batch.item_slots,
         "keyphrase_slots": batch.keyphrase_slots,
@@ -182,7 +249,7 @@ def batch_arrays(batch: ItemBatch) -> dict[str, Any]:
     }
 
 
-def _parts(settings: StudentConfig, signals: dict[str, Any]) -> dict[str, tuple[TaskWeights, dict[str, Any]]]:
+def _parts(settings: StudentConfig, signals: Signals) -> dict[str, tuple[TaskWeights, Signals]]:
     """What a step may train, by name: all tasks together, or each with its own table alone."""
     present = [task for task, table in TABLES.items() if signals[table] is not None]
     if settings.mixing == "joint" or len(present) == 1:
@@ -196,89 +263,19 @@ def _parts(settings: StudentConfig, signals: dict[str, Any]) -> dict[str, tuple[
     }
 
 
-def _signals(context: Context, settings: StudentConfig, name: str) -> tuple[StudentConfig, dict[str, Any]]:
-    """The enabled tasks' pair tables; a task whose table is missing is left out, and the run says so."""
-    import numpy as np
-
-    tasks = dataclasses.replace(settings.tasks)
-    prepared = context.prepared
-    teacher = searched = clicked = None
-    if tasks.clicks:
-        positives = _positives(context, exact=settings.exact_as_clicked and tasks.distill > 0)
-        if len(positives[0]):
-            clicked = positives
-        else:
-            tasks.clicks = 0.0
-            context.reporter.line(f"{name}: no clicked pair to learn from, so the clicks task is left out")
-    if tasks.search_relevance:
-        table = prepared.training("search_relevance")
-        if table is None or not len(table["item"]):
-            tasks.search_relevance = 0.0
-            context.reporter.line(f"{name}: no search_relevance table, so that task is left out")
-        else:
-            searched = (table["item"], table["keyphrase"], table["passed"].astype(np.float32))
-    if tasks.distill:
-        teacher = _teacher(context, settings.distill)
-    if not (tasks.clicks or tasks.search_relevance or tasks.distill):
-        raise ValueError(f"{name}: every enabled task's table is missing; add clicks, search_relevance or judgements")
-    signals = {"teacher": teacher, "searched": searched, "clicked": clicked}
-    return dataclasses.replace(settings, tasks=tasks), signals
-
-
-def _positives(context: Context, exact: bool) -> tuple[Any, Any]:
-    """(item, keyphrase) of the clicks task's positives: what was clicked and, if wanted, what the judge graded 3."""
-    import numpy as np
-
-    tables = []
-    if (clicks := context.prepared.training("clicks")) is not None:
-        tables.append((clicks, clicks["clicks"] > 0))
-    if exact:
-        graded = judged(context)
-        tables.append((graded, ~graded["holdout"] & (graded["grade"] == 3)))
-    return tuple(
-        np.concatenate([np.zeros(0, np.int32), *(table[column][chosen] for table, chosen in tables)])
-        for column in ("item", "keyphrase")
-    )  # type: ignore[return-value]
-
-
-def _teacher(context: Context, settings: DistillLoss) -> tuple[Any, Any, Any]:
-    """(item, keyphrase, raw logit) of the pairs that the student imitates."""
-    import numpy as np
-
-    from distill.data.pair_pool import pair_keys
-
-    graded = judged(context)
-    train = ~graded["holdout"]
-    label = np.array(context.experiment.assistant.grade_targets)[graded["grade"][train]]
-    keyphrases = len(context.prepared.keyphrases)
-    if settings.teacher == "judge":
-        item, keyphrase, target = graded["item"][train], graded["keyphrase"][train], label
-    else:
-        pairs = scored(context)
-        item, keyphrase = pairs["item"], pairs["keyphrase"]
-        if not settings.grade_share:
-            return item, keyphrase, pairs["logit"]
-        target = 1 / (1 + np.exp(-pairs["logit"].astype(np.float64)))
-        keys = pair_keys(item, keyphrase, keyphrases)
-        order = np.argsort(keys)
-        asked = pair_keys(graded["item"][train], graded["keyphrase"][train], keyphrases)
-        at = order[np.searchsorted(keys, asked, sorter=order)]  # every judged pair was scored too
-        target[at] += settings.grade_share * (label - target[at])
-    # As logits; sharp labels stay finite.
-    target = np.clip(target, 0.01, 0.99)
-    return item, keyphrase, np.log(target / (1 - target))
-
-
 STAGE = Stage(
     name="student",
-    config=lambda e: {
-        "student": e.student,
-        "row_tokens": e.encoder.row_tokens,
-        "tokens": [e.encoder.item_tokens, e.encoder.keyphrase_tokens],
-        "valid_share": e.assistant.valid_share,
-        "grade_targets": e.assistant.grade_targets,
-        "seed": e.seed,
-    },
+    config=lambda e: (
+        {
+            "student": e.student,
+            "row_tokens": e.encoder.row_tokens,
+            "tokens": [e.encoder.item_tokens, e.encoder.keyphrase_tokens],
+            "valid_share": e.assistant.valid_share,
+            "grade_targets": e.assistant.grade_targets,
+            "seed": e.seed,
+        }
+        | ({"index": e.index} if e.student.hard_negatives.per_item else {})
+    ),
     inputs=("prepare", "judge", "score"),
     run=run,
     published=files_below("model"),

@@ -40,7 +40,7 @@ def fit(
     name: str,
     state: TrainState,
     step_fn: Callable[[TrainState, Any], tuple[TrainState, dict[str, jax.Array]]],
-    batches: Callable[[int], Iterator[Batch]],
+    batches: Callable[[int, Any], Iterator[Batch]],
     batch_ids: Callable[[int], Mapping[str, Sequence[str]]],
     steps: int,
     validate: Callable[[Any], dict[str, float]],
@@ -53,8 +53,9 @@ def fit(
 ) -> Fit:
     """Trains to `steps`, resuming from the newest sound checkpoint under `directory`.
 
-    `batches(start)` yields the batches of steps `start` + 1 on and must be a pure function of the step; `batch_ids(i)`
-    says what the batch of step i + 1 holds, kind → ids, and is asked only when that step failed. `step_fn` returns at
+    `batches(start, params)` yields the batches of steps `start` + 1 on and must be a pure function of the step; where
+    they end before the last step it is asked again, with the parameters that were reached there. `batch_ids(i)` says
+    what the batch of step i + 1 holds, kind → ids, and is asked only when that step failed. `step_fn` returns at
     least the scalars `loss` and `gradient_norm`. `validate(params)` runs at `validations` evenly spaced steps and last
     of all; each result is saved with a checkpoint and `metric` of it (higher is better) picks the parameters that are
     returned. With `profile`, a few steps are traced into `directory`/profile.
@@ -95,11 +96,17 @@ def fit(
         with PreemptionNotice() as notice, reporter.progress(name, steps, start) as advance:
             if start in stops and restored and not restored.metrics:  # stopped just before this validation
                 validated(start, state)
-            stream, running, shown = batches(start), None, start
+            stream, running, shown = iter(()), None, start
             for step in range(start + 1, steps + 1):
                 trace.before(step)
                 with jax.profiler.StepTraceAnnotation(name, step_num=step):
                     batch = speed.next(stream, running)
+                    if batch is None:
+                        with speed.pause():
+                            stream = batches(step - 1, state.params)
+                        batch = speed.next(stream, running)
+                    if batch is None:
+                        raise ValueError(f"{name}: batches({step - 1}, …) holds no batch of step {step}")
                     state, scalars = step_fn(state, batch.arrays)
                     seen, running = seen.after(scalars["loss"], scalars["gradient_norm"]), scalars["loss"]
                 speed.count(batch)

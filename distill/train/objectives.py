@@ -104,9 +104,9 @@ def make_student_loss(embed: ApplyFn, config: StudentConfig) -> LossFn:
     The batch is `distill.data.item_batches.ItemBatch` as a dict, its texts as `rows`: B items, U distinct keyphrases, K
     pairs an item.
     Clicks: each clicked keyphrase against those drawn by other items' clicks, wherever in the batch (and so on whatever
-    device) they are; an item's other clicked keyphrases are masked. `symmetric` adds the items of the batch as each
-    keyphrase's negatives; `learn_temperature` reads `clicks_extras` at `params["clicks"]`. A batch may hold
-    `target_log_q` [T] and `positive_weights` [B, P]: `log_q` and `weights` of `in_batch_info_nce`.
+    device) they are, and against hard negatives; an item's other clicked keyphrases are masked. `symmetric` adds the
+    items of the batch as each keyphrase's negatives; `learn_temperature` reads `clicks_extras` at `params["clicks"]`. A
+    batch may hold `ignored` [B, I], `target_log_q` [T] and `positive_weights` [B, P]: those of `in_batch_info_nce`.
     Search relevance: cross-entropy of the engine's verdict. Distillation: `distill_terms`.
     """
     tasks = config.tasks
@@ -132,6 +132,7 @@ def make_student_loss(embed: ApplyFn, config: StudentConfig) -> LossFn:
                     where=targets >= 0,
                     temperature=temperature,
                     anchor_where=batch["item_slots"] >= 0,
+                    ignored=batch.get("ignored"),
                     weights=batch.get("positive_weights"),
                     log_q=batch.get("target_log_q"),
                     symmetric=config.symmetric,

@@ -75,10 +75,10 @@ class Throughput:
         self._now, self._all = _Tally(), _Tally()
         self._begun = clock()
 
-    def next(self, batches: Iterator[Batch], running: Any) -> Batch:
-        """The next batch; the time it takes is waiting where the device has finished the array `running` meanwhile."""
+    def next(self, batches: Iterator[Batch], running: Any) -> Batch | None:
+        """The next batch, None at the end; waiting is its time where the device has finished `running` meanwhile."""
         begun = self._time()
-        batch = next(batches)
+        batch = next(batches, None)
         if running is None or running.is_ready():
             self._now.waited += self._time() - begun
         return batch

@@ -21,7 +21,7 @@ def run(mesh, steps: int = 3):
     step = compile_step(state, loss_fn(data, settings), optimizer, seed=0)
     losses = []
     for i in range(steps):
-        state, scalars = step(state, to_global(mesh, batch_arrays(data.build(i)), ROW_FIELDS))
+        state, scalars = step(state, to_global(mesh, batch_arrays(data.build(i), settings), ROW_FIELDS))
         losses.append(float(scalars["loss"]))
     return losses, jax.device_get(state.params)
 

@@ -217,3 +217,58 @@ def test_a_bad_setting_is_one_line_before_any_work(tmp_path, flags, words):
 def test_a_stage_out_of_order_says_what_to_run_first(tmp_path):
     failed = run("student", tmp_path)
     assert failed.returncode == 1 and "python -m launch.prepare" in failed.stderr
+
+
+DEBIASED = (
+    "--config.student.hard_negatives.per_item=2",
+    "--config.student.hard_negatives.refreshes=1",
+    "--config.student.hard_negatives.margin=-1.0",
+    "--config.student.inverse_propensity=true",
+    "--config.student.log_q=true",
+)
+
+
+def test_hard_negatives_are_mined_twice_and_survive_a_kill(finished, tmp_path):
+    """SIGKILL once the student itself has mined; the table of every mining keeps the rules."""
+    workdir, _ = finished
+    plain, killed = tmp_path / "plain", tmp_path / "killed"
+    for copy in (plain, killed):
+        subprocess.run(["cp", "-r", str(workdir), str(copy)], check=True)
+    done = run("student", plain, *DEBIASED)
+    assert done.returncode == 0, done.stderr
+    assert "position bias by rank^-" in done.stderr and "vetoed by assistant" in done.stderr
+    first, second = sorted((plain / "student" / "negatives").iterdir())
+    assert first.name == "step-00000000.parquet"
+
+    context = Context(get_config(), plain, Silent())
+    prepared = context.prepared
+    clicks, scores = prepared.training("clicks"), {}
+    assert clicks is not None
+    clicked = set(
+        zip(clicks["item"][clicks["clicks"] > 0].tolist(), clicks["keyphrase"][clicks["clicks"] > 0].tolist())
+    )
+    for path in (first, second):
+        table = prepared.pairs(pq.read_table(path))
+        pairs = set(zip(table["item"].tolist(), table["keyphrase"].tolist()))
+        assert len(pairs) == len(table["item"]) > 100 and not pairs & clicked
+        assert prepared.trainable[table["keyphrase"]].all() and not prepared.item_is_holdout[table["item"]].any()
+        assert ((table["rank"] >= 5) & (table["rank"] <= 50)).all()
+        assert (table["cosine"] <= table["positive_cosine"] + 1.0).all()
+        np.testing.assert_array_equal(table["fate"] == "vetoed", table["relevance"] >= np.float32(0.3))
+        assert {"kept", "vetoed"} >= set(table["fate"]) and "kept" in table["fate"]
+        scores[path] = pairs
+    assert scores[first] != scores[second]  # the student sees other neighbours than the initial encoder
+
+    flags, folder = DEBIASED, killed / "student" / "negatives"
+    process = subprocess.Popen(
+        command("student", killed, *flags), cwd=ROOT, env=environment(), stderr=subprocess.DEVNULL
+    )
+    deadline = time.monotonic() + 300
+    while not (folder / second.name).exists() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.002)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    again = run("student", killed, *flags)
+    assert again.returncode == 0, again.stderr
+    assert "resumed at step" in again.stderr
+    assert outputs(killed, "student") == outputs(plain, "student") != outputs(workdir, "student")

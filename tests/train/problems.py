@@ -117,12 +117,12 @@ def train(
     """Fits the small student. `before(step)` is called ahead of each batch; that of step `poisoned` gives NaN."""
     mesh, data = mesh or one_device(), batches(steps)
 
-    def stream(start: int) -> Iterator[Batch]:
+    def stream(start: int, params: Any) -> Iterator[Batch]:
         for index in range(start, steps):
             before(index + 1)
             batch = data.build(index)
             factor = np.float32("nan" if index + 1 == poisoned else 1)
-            arrays = to_global(mesh, batch_arrays(batch) | {"factor": factor}, ROW_FIELDS)
+            arrays = to_global(mesh, batch_arrays(batch, config()) | {"factor": factor}, ROW_FIELDS)
             yield Batch(arrays, batch.pairs, batch.tokens)
 
     return fit(

@@ -113,7 +113,7 @@ def test_a_gradient_that_is_no_number_counts_as_divergence_though_the_loss_is_fi
             name="test",
             state=state,
             step_fn=compile_step(state, loss, make_optimizer(OptimizerConfig(), 1), 0),
-            batches=lambda start: iter([Batch(np.zeros(()), 1, 1)]),
+            batches=lambda start, params: iter([Batch(np.zeros(()), 1, 1)]),
             batch_ids=lambda index: {"item_id": ["only"]},
             steps=1,
             validate=lambda params: {"quality": 0.0},

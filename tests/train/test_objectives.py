@@ -49,7 +49,7 @@ def initial_params():
 
 def the_batch(data):
     """With what only the clicks task's options read."""
-    arrays = batch_arrays(data.build(1))
+    arrays = batch_arrays(data.build(1), EVERY_OPTION)
     rng = np.random.default_rng(0)
     options = {
         "positive_weights": rng.uniform(1, 3, arrays["positives"].shape).astype(np.float32),
