@@ -1,9 +1,12 @@
 """Impossible settings are errors that name the field, before any work."""
 
+import functools
+
 import pytest
 
 from configs import esci_ads, marketplace, pod, quickstart
-from distill.config import ConfigError, Experiment
+from distill.config import ARMS, ConfigError, Experiment
+from distill.stages.base import arm_experiment
 
 
 def base() -> Experiment:
@@ -32,6 +35,14 @@ def test_the_shipped_configs_are_valid(config):
         ("student.mixing", "random"),
         ("student.mixing_temperature", 0.5),
         ("student.mixing_shares.clicks", -1.0),
+        ("student.propensity_clip", 0.5),
+        ("student.hard_negatives.per_item", -1),
+        ("student.hard_negatives.refreshes", -1),
+        ("student.hard_negatives.first_rank", 0),
+        ("student.hard_negatives.last_rank", 4),
+        ("student.hard_negatives.margin", 3.0),
+        ("student.hard_negatives.veto", "clicks"),
+        ("student.hard_negatives.veto_from", 1.5),
         ("encoder.remat", "all"),
         ("encoder.attention", "flash"),
         ("encoder.attention", "cudnn"),
@@ -76,6 +87,27 @@ def test_an_impossible_value_names_its_field(path, value):
     setattr(node, leaf, value)
     with pytest.raises(ConfigError, match=path.split(".")[0] + r"[\w.]*" + leaf):
         config.validate()
+
+
+@pytest.mark.parametrize(
+    ("path", "value"), [("hard_negatives.per_item", 2), ("inverse_propensity", True), ("log_q", True)]
+)
+def test_what_belongs_to_the_clicks_task_is_refused_without_it(path, value):
+    config = quickstart.get_config()
+    *groups, leaf = path.split(".")
+    setattr(functools.reduce(getattr, groups, config.student), leaf, value)
+    config.validate()
+    config.student.tasks.clicks = 0.0
+    with pytest.raises(ConfigError, match=rf"student\.{path}"):
+        config.validate()
+
+
+def test_an_arm_hears_no_veto_of_what_it_must_not_know():
+    config = quickstart.get_config()
+    config.student.hard_negatives.per_item = 2
+    arms = {name: arm_experiment(config, name).validate().student.hard_negatives for name in ARMS}
+    assert arms["student_clicks"].veto == "none" and arms["student_no_assistant"].veto == "judge"
+    assert arms["student_search_relevance"].per_item == 0 and config.student.hard_negatives.veto == "assistant"
 
 
 def test_a_student_without_tasks_or_terms_is_refused():

@@ -173,3 +173,91 @@ def test_epochs_are_different_permutations():
 
 def test_a_stream_starts_anywhere():
     assert list(stream_steps(lambda step: step * step, 3, 6)) == [9, 16, 25]
+
+
+def contrastive_pool():
+    """Clicks with weights, mined negatives and pairs that are right though not clicked; all pairs apart."""
+    rng = np.random.default_rng(5)
+    keys = rng.permutation(40 * 80)[:500]
+    item, keyphrase = keys // 80, keys % 80
+    clicked, hard, right = slice(0, 150), slice(150, 350), slice(350, 500)
+    return join_signals(
+        teacher=None,
+        searched=None,
+        clicked=(item[clicked], keyphrase[clicked], rng.uniform(0.5, 2, 150).astype(np.float32)),
+        keyphrases=80,
+        exclude=np.zeros(0, np.int64),
+        hard=(item[hard], keyphrase[hard]),
+        right=(item[right], keyphrase[right]),
+    )
+
+
+def contrastive(**changes) -> ItemBatches:
+    settings: dict = {"batch_items": 8, "topic_items": 2, "quota": Quota(0, 0, 1, hard=2), "row_tokens": 32}
+    settings |= {"shards": 4, "steps": 40, "seed": 3} | changes
+    return ItemBatches(contrastive_pool(), texts(40, 4, 20, 1), texts(80, 2, 8, 2), **settings)
+
+
+def marked(joined, item: int, mask: np.ndarray) -> dict[int, float]:
+    """Keyphrase → weight of an item's pairs under a mask."""
+    at = (np.repeat(joined.items, np.diff(joined.bounds)) == item) & mask
+    return dict(zip(joined.keyphrase[at].tolist(), joined.weight[at].tolist()))
+
+
+def test_hard_negatives_are_targets_and_what_is_right_is_ignored():
+    data, joined = contrastive(), contrastive_pool()
+    drawn_hard = ignored_some = 0
+    for step in range(10):
+        batch, (items, keyphrases) = data.build(step), data.ids(step)
+        targets = [int(keyphrases[u]) for u in batch.targets if u >= 0]
+        assert set(targets) == set(keyphrases.tolist())  # nothing else is encoded
+        for row, item in enumerate(items):
+            clicked, hard, right = (marked(joined, item, m) for m in (joined.clicked, joined.hard, joined.right))
+            drawn = {int(keyphrases[u]) for u in batch.candidates[row] if u >= 0}
+            assert len(drawn & set(clicked)) == min(1, len(clicked)) and len(drawn & set(hard)) == min(2, len(hard))
+            assert not drawn & set(right)
+            positives = {targets[t]: w for t, w in zip(batch.positives[row], batch.positive_weights[row]) if t >= 0}
+            assert positives == {k: pytest.approx(w) for k, w in clicked.items() if k in targets}
+            ignored = [targets[t] for t in batch.ignored[row] if t >= 0]
+            assert sorted(ignored) == sorted(set(right) & set(targets))
+            drawn_hard += len(drawn & set(hard))
+            ignored_some += len(ignored)
+    assert drawn_hard and ignored_some
+
+
+def test_log_q_is_how_often_the_plan_draws_a_target():
+    data, steps = contrastive(), 40
+    built = [(data.build(step), data.ids(step)[1]) for step in range(steps)]
+    counts = np.zeros(80)
+    for batch, keyphrases in built:
+        counts[keyphrases[batch.targets[batch.targets >= 0]]] += 1
+    assert counts.max() > 3 * counts[counts > 0].min()
+    for batch, keyphrases in built[::7]:
+        real = batch.targets >= 0
+        np.testing.assert_allclose(
+            batch.target_log_q[real], np.log(counts[keyphrases[batch.targets[real]]] / steps), rtol=1e-6
+        )
+
+
+def test_a_later_plan_takes_the_items_up_where_it_is_told():
+    whole = batches(steps=30, topic_items=4)
+    row = np.concatenate([whole.ids(step)[0] for step in range(30)])
+    later = batches(steps=5, topic_items=4, first=37)
+    seen = np.concatenate([later.ids(step)[0] for step in range(5)])
+    np.testing.assert_array_equal(seen, row[37 : 37 + len(seen)])
+
+
+def test_an_item_that_was_only_mined_for_is_not_trained_on():
+    one = np.array([1])
+    joined = join_signals(
+        teacher=None,
+        searched=None,
+        clicked=(np.array([0]), one),
+        keyphrases=5,
+        exclude=np.array([3]),
+        hard=(np.array([0, 2, 3]), np.array([2, 2, 2])),
+        right=(np.array([0, 2]), np.array([4, 4])),
+    )
+    assert joined.items.tolist() == [0] and joined.keyphrase.tolist() == [1, 2, 4]
+    assert joined.hard.tolist() == [False, True, False] and joined.right.tolist() == [False, False, True]
+    assert joined.weight.tolist() == [1, 1, 1]

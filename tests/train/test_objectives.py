@@ -51,7 +51,9 @@ def the_batch(data):
     """With what only the clicks task's options read."""
     arrays = batch_arrays(data.build(1), EVERY_OPTION)
     rng = np.random.default_rng(0)
+    targets = int((arrays["targets"] >= 0).sum())
     options = {
+        "ignored": rng.integers(-1, targets, (len(arrays["positives"]), 2)).astype(np.int32),
         "positive_weights": rng.uniform(1, 3, arrays["positives"].shape).astype(np.float32),
         "target_log_q": np.log(rng.random(arrays["targets"].shape, np.float32)),
     }
@@ -117,6 +119,9 @@ def test_the_clicks_task_is_info_nce_over_all_items_of_the_batch(data, expected,
         options = {"temperature": 0.1, "symmetric": True, "weights": weights, "log_q": extra["target_log_q"]}
     real = (batch.item_slots >= 0)[:, None] & (batch.targets >= 0)
     assert not real.all()
+    if name != "clicks":
+        row, column = np.nonzero(extra["ignored"] >= 0)
+        real[row, extra["ignored"][row, column]] = False
     by_hand = info_nce(
         items,
         keyphrases[np.maximum(batch.targets, 0)],
