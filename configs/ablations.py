@@ -67,8 +67,11 @@ def esci() -> Ablations:
     base = esci_ads.get_config()
     base.name = "ablations on ESCI-ads"
     base.encoder.depth = 3  # of six layers, so that the whole grid takes hours and not days
-    human = ("human/ndcg@10",)
-    others = ("human/auc_exact", "human/auc_relevant", "holdout/ndcg@10", "holdout/auc")
+    # A cut encoder has more to learn anew: on held-out judgements and the human labels' valid split (seed 0) both models
+    # were better at 2e-4 than at the rates of configs/esci_ads.py.
+    base.assistant.optimizer.learning_rate = base.student.optimizer.learning_rate = 2e-4
+    human = ("human/ndcg@10", "human/auc_exact", "human/auc_relevant")
+    others = ("holdout/ndcg@10", "holdout/auc")
     pairs = (
         ("assistant", "zero_shot"),
         ("student", "zero_shot"),
@@ -87,7 +90,7 @@ def esci() -> Ablations:
         some_epochs=3.0,
         claims=(
             *(Comparison(first, second, human) for first, second in pairs),
-            Comparison("student@64", "student", human, factor=0.97),
+            Comparison("student@64", "student", ("human/ndcg@10",), factor=0.97),
             *(Comparison(first, second, others, family="claims by other referees") for first, second in pairs),
         ),
         metrics=("human/ndcg@10", "human/auc_exact", "holdout/auc"),
