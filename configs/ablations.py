@@ -67,7 +67,7 @@ def esci() -> Ablations:
     base = esci_ads.get_config()
     base.name = "ablations on ESCI-ads"
     base.encoder.depth = 3  # of six layers, so that the whole grid takes hours and not days
-    # A cut encoder has more to learn anew: on held-out judgements and the human labels' valid split (seed 0) both models
+    # A cut encoder has more to learn anew: on held-out judgements and the human valid split (seed 0) both models
     # were better at 2e-4 than at the rates of configs/esci_ads.py.
     base.assistant.optimizer.learning_rate = base.student.optimizer.learning_rate = 2e-4
     human = ("human/ndcg@10", "human/auc_exact", "human/auc_relevant")
