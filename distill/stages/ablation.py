@@ -88,24 +88,25 @@ def run_grid(
       experiments: each arm's, as `check_arms` accepts them.
     """
     order = sorted(experiments, key=lambda name: name != grid.reference)
-    folders, runs = _Folders(context.workdir / "stages", force), []
+    folders, runs = StageFolders(context.workdir / "stages", force), []
     for seed in grid.seeds:
         referee: Path | None = None
         for number, name in enumerate(order):
             place = f"arm {number + 1} of {len(order)}, seed {seed}"
             context.reporter.line(f"{name} ({place})")
-            experiment = _seeded(experiments[name], seed, context.workdir)
+            experiment = seeded(experiments[name], seed, context.workdir)
             one = ArmContext(
                 experiment, context.workdir, context.reporter, processes=context.processes, profile=context.profile
             )
-            run = _run_arm(one, grid.arms[name], name, folders, referee)
+            run = run_arm(one, grid.arms[name], name, folders, referee)
             referee = run.folders["referee"]
             runs.append(run)
             _forget_compiled()
     return runs
 
 
-def _run_arm(context: ArmContext, arm: Arm, name: str, folders: _Folders, referee: Path | None) -> ArmRun:
+def run_arm(context: ArmContext, arm: Arm, name: str, folders: StageFolders, referee: Path | None) -> ArmRun:
+    """Runs the stages that the arm needs; without a `referee` its own judgements become that of the other arms."""
     experiment = context.experiment
     folders.ensure(load_stage("prepare"), context)
     judgements = folders.ensure(load_stage("judge"), context)
@@ -131,7 +132,7 @@ def _run_arm(context: ArmContext, arm: Arm, name: str, folders: _Folders, refere
     return ArmRun(name, experiment.seed, experiment, found)
 
 
-class _Folders:
+class StageFolders:
     """Gives each stage the folder of its fingerprint, and runs it there once."""
 
     def __init__(self, root: Path, force: bool):
@@ -153,7 +154,7 @@ class _Folders:
         return folder
 
 
-def _seeded(experiment: Experiment, seed: int, workdir: Path) -> Experiment:
+def seeded(experiment: Experiment, seed: int, workdir: Path) -> Experiment:
     """The arm's experiment on that seed; a language model's answers are shared by all of the grid."""
     judge = experiment.judge
     if judge.backend in LANGUAGE_MODELS and not judge.store:

@@ -71,7 +71,7 @@ def run(context: Context, folder: Path) -> dict[str, Any]:
     steps = max(1, round(settings.epochs * training_items / settings.batch_items))
     shards = batch_shards(mesh)
     chunk_rows = settings.chunk_rows * shards
-    parts = _parts(settings, signals)
+    parts = task_parts(settings, signals)
     sizes = {part: sum(len(table[0]) for table in own.values() if table) for part, (_, own) in parts.items()}
     plan = plan_tasks(task_shares(settings, sizes), steps, seed)
     minings = mining_steps(settings.hard_negatives, steps) if signals["clicked"] else [0]
@@ -107,7 +107,9 @@ def run(context: Context, folder: Path) -> dict[str, Any]:
             before, now = (int((plan.task[:step] == at).sum()) for step in (begin, end))
             if now > before:
                 more = {"hard": negatives, "right": right} if tables["clicked"] else {}
-                data[part] = _batches(context, settings, tasks, tables | more, held_back, shards, before, now - before)
+                data[part] = make_batches(
+                    context, settings, tasks, tables | more, held_back, shards, before, now - before
+                )
                 turns[part] = before
                 context.reporter.line(
                     f"{name}{'' if len(parts) == 1 else ' ' + part}: {data[part].pairs:,} pairs of "
@@ -193,7 +195,7 @@ def run(context: Context, folder: Path) -> dict[str, Any]:
     }
 
 
-def _batches(
+def make_batches(
     context: Context,
     settings: StudentConfig,
     tasks: TaskWeights,
@@ -249,7 +251,7 @@ def batch_arrays(batch: ItemBatch, settings: StudentConfig) -> dict[str, Any]:
     }
 
 
-def _parts(settings: StudentConfig, signals: Signals) -> dict[str, tuple[TaskWeights, Signals]]:
+def task_parts(settings: StudentConfig, signals: Signals) -> dict[str, tuple[TaskWeights, Signals]]:
     """What a step may train, by name: all tasks together, or each with its own table alone."""
     present = [task for task, table in TABLES.items() if signals[table] is not None]
     if settings.mixing == "joint" or len(present) == 1:
