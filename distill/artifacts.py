@@ -20,7 +20,10 @@ from typing import Any
 
 FORMAT_VERSION = 1  # of everything under a working directory; raising it makes every stage run again
 MANIFEST, STARTED = "manifest.json", "started.json"
-_PACKAGES = ("llmdistill4ads", "jax", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "transformers", "scann")
+_PACKAGES = (
+    *("llmdistill4ads", "jax", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "transformers", "scann"),
+    *("tensorflow", "tensorflow-text"),
+)
 
 
 class ArtifactError(RuntimeError):

@@ -16,11 +16,12 @@ LAYERS = (
     ("losses", "models", "data"),
     ("judge", "train", "retrieval"),
     ("evaluate", "export"),
+    ("serving",),
     ("stages",),
 )
 DOORS = {
     "tensorflow": ("distill/export/",),
-    "scann": ("distill/retrieval/scann_index.py",),
+    "scann": ("distill/retrieval/scann_native.py", "distill/retrieval/scann_graph.py"),
     "orbax": ("distill/train/checkpoint.py",),
     "transformers": ("distill/data/tokenizing.py", "distill/data/chat.py", "distill/models/pretrained.py"),
     "tokenizers": ("distill/data/tokenizing.py", "distill/data/chat.py"),
@@ -28,6 +29,9 @@ DOORS = {
     "openai": ("distill/judge/endpoint.py",),
     "sqlite3": ("distill/judge/store.py", "distill/judge/store_files.py"),
     "grain": ("distill/data/stream.py",),
+    "prometheus_client": ("distill/serving/",),
+    "starlette": ("distill/serving/",),
+    "uvicorn": ("distill/serving/",),
 }
 BEYOND_THE_CORE = (
     "bm25s",

@@ -17,6 +17,8 @@ class ConfigError(ValueError):
 BACKENDS = ("replay", "simulated", "openai", "batch", "jax")
 ARMS = ("student_clicks", "student_search_relevance", "student_no_assistant")
 BASELINES = ("bm25", "graphex")
+PROTOCOL_JUDGES = ("judge", "assistant")
+SAVED_MODELS = ("student", "assistant", "recommender", "recommender_exact")
 DISTILL_TERMS = ("pearson", "pearson_items", "mse", "margin_mse", "hybrid", "cosent", "ranknet", "kl")
 
 
@@ -261,3 +263,80 @@ def check_width(student: settings.StudentConfig, width: int) -> None:
             f"config.student.widths={student.widths}: the last one must be the embedding's width, "
             f"{width} for this encoder"
         )
+
+
+def check_evaluate(evaluate: settings.EvaluateConfig, widths: tuple[int, ...]) -> None:
+    for arm in evaluate.arms:
+        one_of("evaluate.arms", arm, ARMS)
+    for baseline in evaluate.baselines:
+        one_of("evaluate.baselines", baseline, BASELINES)
+    at_least("evaluate.bootstrap", evaluate.bootstrap, 100)
+    at_least("evaluate.align_items", evaluate.align_items, 1)
+    if evaluate.prefix not in widths:
+        raise ConfigError(f"config.evaluate.prefix={evaluate.prefix}: must be one of student.widths={widths}")
+    path, protocol = "evaluate.protocol", evaluate.protocol
+    for name in ("items", "keyphrases"):
+        at_least(f"{path}.{name}", getattr(protocol, name), 1)
+    at_least(f"{path}.few_clicks", protocol.few_clicks, 0)
+    between_0_and_1(f"{path}.head_share", protocol.head_share)
+    if not protocol.judges:
+        raise ConfigError(f"config.{path}.judges=(): name at least one of {', '.join(map(repr, PROTOCOL_JUDGES))}")
+    for judge in protocol.judges:
+        one_of(f"{path}.judges", judge, PROTOCOL_JUDGES)
+    for name in ("sources", "judges"):
+        names = getattr(protocol, name)
+        if len(set(names)) < len(names):
+            raise ConfigError(f"config.{path}.{name}={names}: name each once")
+    two = protocol.side_by_side
+    if two and (len(two) != 2 or two[0] == two[1]):
+        raise ConfigError(f"config.{path}.side_by_side={two}: name two different sources, or none")
+    absent = [name for name in two if protocol.sources and name not in protocol.sources]
+    if absent:
+        raise ConfigError(
+            f"config.{path}.side_by_side={two}: {absent[0]!r} is not one of sources={protocol.sources}; add it there"
+        )
+
+
+def check_index(index: settings.IndexConfig, widths: tuple[int, ...]) -> None:
+    at_least("index.brute_force_below", index.brute_force_below, 0)
+    positive("index.target_recall", index.target_recall)
+    between_0_and_1("index.target_recall", index.target_recall)
+    at_least("index.recall_at", index.recall_at, 1)
+    if index.width and index.width not in widths:
+        raise ConfigError(f"config.index.width={index.width}: must be 0 or one of student.widths={widths}")
+    one_of("index.dtype", index.dtype, ("float32", "bfloat16", "int8"))
+    at_least("index.tune_seconds", index.tune_seconds, 0)
+    at_least("index.sample_queries", index.sample_queries, 1)
+    at_least("index.keep_versions", index.keep_versions, 1)
+
+
+def check_recommend(recommend: settings.RecommendConfig) -> None:
+    one_of("recommend.items", recommend.items, ("all", "holdout"))
+    one_of("recommend.others", recommend.others, ("exclude", "include"))
+    at_least("recommend.keep", recommend.keep, 1)
+    for name in ("candidates", "lexical", "graphex"):
+        at_least(f"recommend.{name}", getattr(recommend, name), 0)
+    if recommend.candidates + recommend.lexical + recommend.graphex < recommend.keep:
+        raise ConfigError(
+            f"config.recommend.candidates={recommend.candidates}: with lexical={recommend.lexical} and "
+            f"graphex={recommend.graphex} there must be at least as many candidates as keep={recommend.keep}"
+        )
+    between_0_and_1("recommend.precision", recommend.precision)
+    one_of("recommend.relevant_grade", recommend.relevant_grade, (1, 2, 3))
+    between_0_and_1("recommend.mmr_lambda", recommend.mmr_lambda)
+    for name, share in leaves(recommend.mix):
+        between_0_and_1(f"recommend.mix.{name}", share)  # type: ignore[arg-type]
+    if recommend.mix.head + recommend.mix.tail > 1 + 1e-9:
+        raise ConfigError(
+            f"config.recommend.mix.head={recommend.mix.head}: with tail={recommend.mix.tail} more than all places "
+            "would be held; make their sum at most 1"
+        )
+    at_least("recommend.shard_items", recommend.shard_items, 1)
+
+
+def check_export(export: settings.ExportConfig) -> None:
+    for name in export.saved_models:
+        one_of("export.saved_models", name, SAVED_MODELS)
+    at_least("export.candidates", export.candidates, 0)
+    for rows in export.warm_up_batches:
+        at_least("export.warm_up_batches", rows, 1)

@@ -23,6 +23,7 @@ class Experiment:
     index: settings.IndexConfig = dataclasses.field(default_factory=settings.IndexConfig)
     recommend: settings.RecommendConfig = dataclasses.field(default_factory=settings.RecommendConfig)
     evaluate: settings.EvaluateConfig = dataclasses.field(default_factory=settings.EvaluateConfig)
+    export: settings.ExportConfig = dataclasses.field(default_factory=settings.ExportConfig)
 
     def validate(self) -> "Experiment":
         """Returns itself; raises ConfigError, naming field and value, for the first setting that cannot work."""
@@ -41,23 +42,8 @@ class Experiment:
             checks.at_least(f"score.{name}", getattr(self.score, name), 0)
         checks.at_least("score.shard_pairs", self.score.shard_pairs, 1)
         checks.check_student(self.student, self.encoder)
-        checks.between_0_and_1("index.target_recall", self.index.target_recall)
-        checks.at_least("index.brute_force_below", self.index.brute_force_below, 0)
-        index, widths = self.index, self.student.widths
-        if index.width and index.width not in widths:
-            raise checks.ConfigError(f"config.index.width={index.width}: must be 0 or one of student.widths={widths}")
-        checks.one_of("recommend.items", self.recommend.items, ("all", "holdout"))
-        checks.at_least("recommend.keep", self.recommend.keep, 1)
-        checks.at_least("recommend.candidates", self.recommend.candidates, self.recommend.keep)
-        checks.between_0_and_1("recommend.precision", self.recommend.precision)
-        checks.one_of("recommend.relevant_grade", self.recommend.relevant_grade, (1, 2, 3))
-        for arm in self.evaluate.arms:
-            checks.one_of("evaluate.arms", arm, checks.ARMS)
-        for baseline in self.evaluate.baselines:
-            checks.one_of("evaluate.baselines", baseline, checks.BASELINES)
-        checks.at_least("evaluate.bootstrap", self.evaluate.bootstrap, 100)
-        checks.at_least("evaluate.align_items", self.evaluate.align_items, 1)
-        prefix = self.evaluate.prefix
-        if prefix not in widths:
-            raise checks.ConfigError(f"config.evaluate.prefix={prefix}: must be one of student.widths={widths}")
+        checks.check_index(self.index, self.student.widths)
+        checks.check_recommend(self.recommend)
+        checks.check_evaluate(self.evaluate, self.student.widths)
+        checks.check_export(self.export)
         return self

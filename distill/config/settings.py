@@ -211,7 +211,7 @@ class HardNegatives:
     last_rank: int = 50
     margin: float = 0.0  # of cosine, by which one must stay below the item's nearest positive
     veto: str = "assistant"  # its opinion rules a keyphrase out as right after all; or `judge`, where it graded; `none`
-    veto_from: float = 0.3  # probability of relevance (a grade's by assistant.grade_targets) from which it does
+    veto_from: float = 0.3  # probability of a grade >= recommend.relevant_grade from which it does
 
 
 @dataclasses.dataclass
@@ -248,18 +248,58 @@ class StudentConfig:
 
 @dataclasses.dataclass
 class IndexConfig:
+    """docs/index.md says how to choose."""
+
     brute_force_below: int = 20_000  # keyphrases; exact search is faster and exact there
-    target_recall: float = 0.95  # recall@100 against exact search
-    width: int = 0  # Matryoshka prefix that is indexed; 0: the full width
+    target_recall: float = 0.95  # recall@recall_at against exact search over the full width
+    recall_at: int = 100
+    width: int = 0  # Matryoshka prefix that is searched; 0: the full width
+    rescore: bool = True  # what the prefix finds is ordered again by the full width; else the prefix is all there is
+    dtype: str = "float32"  # or `bfloat16`, `int8`: what is held in memory of each vector to score candidates by
+    tune_seconds: float = 0.0  # for trying other trees than the size suggests, by the clock; 0: none
+    sample_queries: int = 1000  # training items that recall is measured with
+    earlier: str = ""  # working directory of an earlier run; embeddings of equal texts by an equal student are copied
+    versions: str = ""  # a directory of versions, where index and student are published together; empty: nowhere
+    keep_versions: int = 3  # newest ones, beside the current one
+
+
+@dataclasses.dataclass
+class MixConfig:
+    """Shares of an item's places that are held for keyphrases searched often (head) and rarely (tail)."""
+
+    head: float = 0.0  # rounded down to places; what has too few candidates is left to all
+    tail: float = 0.0
+    head_volume: float = 0.5  # the head is the most searched keyphrases that make up this share of all searches
 
 
 @dataclasses.dataclass
 class RecommendConfig:
     items: str = "all"  # or `holdout`
-    candidates: int = 40  # retrieved per item and read by the assistant
+    candidates: int = 40  # retrieved by the student per item; the assistant reads those of all sources
+    lexical: int = 0  # further ones by BM25
+    graphex: int = 0  # further ones by the word graph of GraphEx
+    # The recommendations table: `exclude` what it holds, or `include` it as candidates under the name of its source.
+    others: str = "exclude"
     keep: int = 20  # at most, per item
     precision: float = 0.8  # wanted share of judge grade >= `relevant_grade` among what is kept
     relevant_grade: int = 2
+    mmr_lambda: float = 1.0  # 1: by relevance alone; below, what resembles the keyphrases kept before it counts less
+    mix: MixConfig = dataclasses.field(default_factory=MixConfig)
+    shard_items: int = 1024  # a shard is the unit of resuming
+
+
+@dataclasses.dataclass
+class ProtocolConfig:
+    """What each source of keyphrases adds for held-out listings, and how much of it is relevant (docs/protocol.md)."""
+
+    run: bool = False  # as part of evaluate; `python -m launch.evaluate --protocol` sets it
+    items: int = 200  # held-out listings, drawn at random
+    keyphrases: int = 20  # of one source, its best ones
+    sources: tuple[str, ...] = ()  # compared: models of the report, `recommended:NAME`; empty: all that can retrieve
+    judges: tuple[str, ...] = ("judge", "assistant")  # who calls a pair relevant: what judge.backend names, assistant
+    head_share: float = 0.5  # of all search volume: the most searched keyphrases that make it up are the head
+    few_clicks: int = 3  # listings with fewer in the log are reported apart
+    side_by_side: tuple[str, ...] = ()  # two sources, listing by listing; empty: the student and the first other one
 
 
 @dataclasses.dataclass
@@ -269,3 +309,14 @@ class EvaluateConfig:
     bootstrap: int = 1000
     align_items: int = 256  # held-out items whose recommendations the alignment metrics read
     prefix: int = 64  # the Matryoshka prefix reported as `student@64`
+    protocol: ProtocolConfig = dataclasses.field(default_factory=ProtocolConfig)
+
+
+@dataclasses.dataclass
+class ExportConfig:
+    """docs/serving.md says what each SavedModel is for."""
+
+    # Those that are written where TensorFlow is installed; empty: none.
+    saved_models: tuple[str, ...] = ("student", "assistant", "recommender", "recommender_exact")
+    candidates: int = 0  # keyphrases that a recommender gives for a listing; 0: recommend.candidates
+    warm_up_batches: tuple[int, ...] = (1, 8, 32)  # sizes of the requests that TensorFlow Serving compiles by

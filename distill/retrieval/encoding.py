@@ -31,20 +31,19 @@ def _compiled(kind: str, spec: EncoderSpec, texts_per_row: int, mesh: jax.shardi
     )
 
 
-def _plan(lengths: np.ndarray, row_tokens: int, mesh: jax.sharding.Mesh) -> PairPlan:
+def plan_texts(lengths: np.ndarray, row_tokens: int, mesh: jax.sharding.Mesh) -> PairPlan:
+    """Which of N texts (or pairs), in their order, go into which batch; all batches have one shape."""
     shards = batch_shards(mesh)
     mean = float(lengths.mean()) if len(lengths) else 1.0
     batch = max(1, int(min(len(lengths), shards * BATCH_TOKENS / mean)))
     return plan_pairs(lengths, total=len(lengths), batch_pairs=batch, row_tokens=row_tokens, shards=shards, seed=None)
 
 
-def embed_texts(
-    spec: EncoderSpec, params: Any, texts: Ragged, *, row_tokens: int, mesh: jax.sharding.Mesh
-) -> np.ndarray:
-    """Unit embeddings of N texts (`[CLS] text [SEP]`), float32 [N, D]."""
-    plan = _plan(texts.lengths, row_tokens, mesh)
+def stream_embeddings(
+    spec: EncoderSpec, params: Any, texts: Ragged, plan: PairPlan, steps: range, mesh: jax.sharding.Mesh
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yields (text numbers [n], unit embeddings [n, D] float32) of the plan's steps, batch by batch."""
     run = _compiled("embed", spec, plan.budget.texts_per_row, mesh)
-    result = np.empty((len(texts.lengths), spec.width), np.float32)
 
     def build(step: int) -> tuple[np.ndarray, dict[str, Any]]:
         ids = plan.pairs(step)
@@ -52,8 +51,18 @@ def embed_texts(
         packed = pack_pairs(chosen, np.zeros(len(chosen.values), np.int32), plan)
         return ids, {"rows": PackedTokens(*packed[:4]), "slots": packed.slots}
 
-    for ids, batch in stream_steps(build, 0, plan.steps):
-        result[ids] = np.asarray(run(params, to_global(mesh, batch, ROW_FIELDS)))[: len(ids)]
+    for ids, batch in stream_steps(build, steps.start, steps.stop):
+        yield ids, np.asarray(run(params, to_global(mesh, batch, ROW_FIELDS)))[: len(ids)]
+
+
+def embed_texts(
+    spec: EncoderSpec, params: Any, texts: Ragged, *, row_tokens: int, mesh: jax.sharding.Mesh
+) -> np.ndarray:
+    """Unit embeddings of N texts (`[CLS] text [SEP]`), float32 [N, D], in memory."""
+    plan = plan_texts(texts.lengths, row_tokens, mesh)
+    result = np.empty((len(texts.lengths), spec.width), np.float32)
+    for ids, vectors in stream_embeddings(spec, params, texts, plan, range(plan.steps), mesh):
+        result[ids] = vectors
     return result
 
 
@@ -85,7 +94,7 @@ class PairScorer:
     def stream(self, keyphrase: np.ndarray, item: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Yields (positions, logits) batch by batch."""
         lengths = self._keyphrases.lengths[keyphrase] + self._items.lengths[item] + 3
-        plan = _plan(lengths, self._row_tokens, self._mesh)
+        plan = plan_texts(lengths, self._row_tokens, self._mesh)
         run = _compiled("score", self._spec, plan.budget.texts_per_row, self._mesh)
 
         def build(step: int) -> tuple[np.ndarray, dict[str, Any]]:

@@ -1,71 +1,146 @@
-"""index: the student embeds every keyphrase; a ScaNN index over them, with measured recall and speed."""
+"""index: the student embeds every item and keyphrase; a ScaNN index over the latter, with measured recall and speed."""
 
 from __future__ import annotations
 
+import shutil
 import time
 from pathlib import Path
 from typing import Any
 
-from distill.stages.base import Context, Stage, files_below, load_model
+from distill.artifacts import hash_tree
+from distill.config import ConfigError
+from distill.stages.base import FOLDERS, Context, Stage, files_below, load_model
 
 KEYPHRASES, ITEMS, INDEX = "keyphrases.npy", "items.npy", "index"
 
 
 def run(context: Context, folder: Path) -> dict[str, Any]:
     """Every process embeds; the index itself is the work of one."""
-    items, keyphrases = context.embeddings(*load_model(context.folder("student") / "model"))
-    return context.processes.on_first(lambda: _build(context, folder, items, keyphrases))
+    student = context.folder("student") / "model"
+    model = context.processes.on_first(lambda: hash_tree(student))
+    embedded = _embed(context, folder, model)
+    return context.processes.on_first(lambda: _build(context, folder, model) | embedded)
 
 
-def _build(context: Context, folder: Path, items: Any, keyphrases: Any) -> dict[str, Any]:
+def _embed(context: Context, folder: Path, model: str) -> dict[str, Any]:
+    """Writes ITEMS and KEYPHRASES; returns how many of their rows had to be computed."""
+    from distill.retrieval.embedding_files import embed_to_file
+
+    spec, params = load_model(context.folder("student") / "model")
+    run_before = context.experiment.index.earlier
+    if run_before and not (Path(run_before) / FOLDERS["index"]).is_dir():
+        raise ConfigError(f"config.index.earlier={run_before!r}: no working directory with a folder {FOLDERS['index']}")
+    counts: dict[str, Any] = {}
+    for name, texts in ((ITEMS, context.item_tokens), (KEYPHRASES, context.keyphrase_tokens)):
+        kind, clock = Path(name).stem, time.perf_counter()
+        with context.reporter.progress(f"embed {kind}", len(texts.lengths)) as advance:
+            done = embed_to_file(
+                folder / name,
+                spec,
+                params,
+                texts,
+                model=model,
+                row_tokens=context.experiment.encoder.row_tokens,
+                mesh=context.mesh,
+                processes=context.processes,
+                earlier=[Path(run_before) / FOLDERS["index"] / name] if run_before else [],
+                advance=advance,
+            )
+        counts |= {f"{kind}_embedded": done["embedded"], f"{kind}_reused": done["reused"]}
+        counts[f"{kind}_embedding_seconds"] = round(time.perf_counter() - clock, 3)
+    return counts
+
+
+def _build(context: Context, folder: Path, model: str) -> dict[str, Any]:
     import numpy as np
 
-    from distill.retrieval.scann_index import build_index
-
     experiment, prepared = context.experiment, context.prepared
-    np.save(folder / ITEMS, items)
-    np.save(folder / KEYPHRASES, keyphrases)
-    items, keyphrases = (indexed_width(context, vectors) for vectors in (items, keyphrases))
+    items = np.load(folder / ITEMS, mmap_mode="r")
     training = np.flatnonzero(~prepared.item_is_holdout)
-    sample = np.random.default_rng((experiment.seed, 3)).permutation(training)[:1000]
-    index = build_index(
-        keyphrases,
-        brute_force_below=experiment.index.brute_force_below,
-        target_recall=experiment.index.target_recall,
-        sample_queries=items[sample],
-        seed=experiment.seed,
-    )
-    index.save(folder / INDEX)
-    index.search(items[sample[:10]], 100)
+    sample = np.random.default_rng((experiment.seed, 3)).permutation(training)[: experiment.index.sample_queries]
+    queries = indexed_width(context, items[np.sort(sample)])
+    index = _index(context, folder, model, queries)
+    index.search(queries[:10], 100)
     clock = time.perf_counter()
-    index.search(items[sample], 100)
-    speed = len(sample) / (time.perf_counter() - clock)
-    settings = index.describe()
+    index.search(queries, 100)
+    speed = len(queries) / (time.perf_counter() - clock)
+    settings = index.settings
     context.reporter.line(
-        f"index: {len(keyphrases):,} keyphrases × {keyphrases.shape[1]}, {settings['method']}, "
+        f"index: {settings.count:,} keyphrases × {settings.width}, {settings.method}, "
         f"recall@100 {index.recall_at_100:.3f}, {speed:,.0f} queries/s"
+        + (f"; {settings.note}" if settings.note else "")
     )
-    return {
-        "keyphrases": len(keyphrases),
-        "width": int(keyphrases.shape[1]),
-        "method": settings["method"],
+    counts = {
+        "keyphrases": settings.count,
+        "width": settings.width,
+        "method": settings.method,
         "recall_at_100": index.recall_at_100,
         "queries_per_second": speed,
+        "bytes": sum(path.stat().st_size for path in (folder / INDEX).rglob("*") if path.is_file()),
+        "curve": list(index.curve),
     }
+    if experiment.index.versions:
+        counts["version"] = _publish(context, folder)
+    return counts
+
+
+def _index(context: Context, folder: Path, model: str, queries: Any) -> Any:
+    """The index, saved below `folder`; the one that a killed run saved whole is taken as it is."""
+    import numpy as np
+
+    from distill.retrieval.index_store import hash_keyphrases
+    from distill.retrieval.scann_index import KeyphraseIndex, build_index
+
+    experiment, settings = context.experiment, context.experiment.index
+    identity = {"model": model, "keyphrases_sha256": hash_keyphrases(context.prepared.keyphrases)}
+    try:
+        return KeyphraseIndex.load(folder / INDEX, expected=identity)
+    except (FileNotFoundError, ValueError):
+        shutil.rmtree(folder / INDEX, ignore_errors=True)
+    index = build_index(
+        indexed_width(context, np.load(folder / KEYPHRASES, mmap_mode="r")),
+        brute_force_below=settings.brute_force_below,
+        target_recall=settings.target_recall,
+        sample_queries=queries,
+        seed=experiment.seed,
+        width=settings.width if settings.rescore else 0,
+        recall_at=settings.recall_at,
+        dtype=settings.dtype,
+        tune_seconds=settings.tune_seconds,
+        **identity,
+    )
+    index.save(folder / INDEX)
+    return index
+
+
+def _publish(context: Context, folder: Path) -> str:
+    """A new version of what serves together: the index, its keyphrases and the student that embeds for it."""
+    from distill.retrieval import versions
+
+    root, data = Path(context.experiment.index.versions), context.folder("prepare")
+    parts = {
+        "index": folder / INDEX,
+        "student": context.folder("student") / "model",
+        "tokenizer": data / "tokenizer",
+        "keyphrases.parquet": data / "keyphrases.parquet",
+    }
+    name = versions.publish(root, parts)
+    gone = versions.prune(root, context.experiment.index.keep_versions)
+    context.reporter.line(f"index: version {name} is current in {root}" + (f"; deleted {gone}" if gone else ""))
+    return name
 
 
 def indexed_width(context: Context, vectors: Any) -> Any:
-    """The Matryoshka prefix that the index holds, as unit vectors."""
-    width = context.experiment.index.width
-    return prefix(vectors, width) if width else vectors
+    """What the index takes of full-width unit vectors [N, D]: all, or a Matryoshka prefix that nothing re-scores."""
+    index = context.experiment.index
+    return prefix(vectors, index.width) if index.width and not index.rescore else vectors
 
 
 def prefix(vectors: Any, width: int) -> Any:
     """The first `width` coordinates of unit vectors [N, D], normalised again."""
-    import numpy as np
+    from distill.retrieval import vectors as unit_vectors
 
-    cut = vectors[:, :width]
-    return np.ascontiguousarray(cut / np.maximum(np.linalg.norm(cut, axis=1, keepdims=True), 1e-12))
+    return unit_vectors.prefix(vectors, width)
 
 
 STAGE = Stage(
@@ -75,4 +150,6 @@ STAGE = Stage(
     run=run,
     published=files_below(KEYPHRASES, ITEMS, INDEX),
     everywhere=lambda e: True,
+    # Embeddings say themselves what they are of; unchanged texts are not embedded again.
+    keeps=tuple(f"{name}.{kind}" for name in ("items", "keyphrases") for kind in ("npy", "texts.npy", "json", "parts")),
 )

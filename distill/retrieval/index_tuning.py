@@ -1,0 +1,213 @@
+"""The fastest index settings that meet a recall: cheap parameters of the search first, then of the build.
+
+How many leaves to search and how many candidates to re-order change nothing in the index, so each tree is built once
+and searched many times. Recall does not depend on the clock and grows with either parameter: the smallest value that
+meets the target is found by bisection, which puts every candidate on the target, not above it. Only what then ties on
+recall is compared by time, alternating, by medians, so that a slow minute of the machine falls on all alike.
+
+Two samples guard against fitting one: settings are chosen on the first, and leaves are added until the second agrees.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+from distill.retrieval.index_settings import TreeSettings
+
+_MOST_REORDER = 16  # candidates as a multiple of the neighbours asked for; where so many miss, more leaves are no help
+_LEAF_STEPS = (1.0, 1.1, 1.25, 1.5, 2.0, 3.0)  # multiples of the fewest leaves, each with its own number of candidates
+_FINALISTS = 3  # of one tree, timed again beside those of the best tree so far
+_ROUNDS = 7
+_BETTER = 1.02  # a tree must be this much faster to replace the best so far
+
+
+class Trial(Protocol):
+    """A built tree that can be searched with other parameters. Parts: 0 to choose on, 1 to check on."""
+
+    tree: TreeSettings
+
+    def recall(self, part: int, leaves_to_search: int, reorder: int) -> float:
+        """Recall on a part of the sample; does not fall when either parameter grows."""
+        ...
+
+    def seconds(self, leaves_to_search: int, reorder: int) -> float:
+        """Wall time of one query, of one pass over the sample."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Point:
+    """One measured setting; a curve of them stands in the manifest."""
+
+    tree: TreeSettings
+    leaves_to_search: int
+    reorder: int
+    recall: float  # on the part to choose on
+    queries_per_second: float  # median where it was timed more than once
+
+    def as_dict(self) -> dict[str, Any]:
+        flat = dataclasses.asdict(self)
+        return {**flat.pop("tree"), **flat}
+
+
+@dataclasses.dataclass(frozen=True)
+class Tuned:
+    """The chosen settings and all that were measured; `trial` is None when no tree meets the target."""
+
+    trial: Trial | None
+    leaves_to_search: int
+    reorder: int
+    recall: float  # on the part to check on
+    curve: tuple[Point, ...]
+    best_recall: float  # of the first tree with all it can search; tells why no tree was found
+
+
+def smallest(low: int, high: int, enough: Callable[[int], bool], tolerance: float = 0.0) -> int:
+    """The smallest value in [low, high] that is enough, given that `high` is and that enough stays enough.
+
+    With a tolerance the result may be larger than the smallest by that share.
+    """
+    while low < high and high - low > tolerance * low:
+        middle = (low + high) // 2
+        if enough(middle):
+            high = middle
+        else:
+            low = middle + 1
+    return high
+
+
+def choose_by_recall(trial: Trial, *, k: int, count: int, target: float) -> Tuned:
+    """Parameters of one tree by recall alone: no clock, so the same tree gives the same settings.
+
+    The fewest candidates, in steps of a quarter, that with every leaf searched lose no more than half of what the tree
+    can give above the target; then the fewest leaves.
+    """
+    leaves, most = trial.tree.leaves, _most_reorder(k, count)
+    best = min(trial.recall(part, leaves, most) for part in (0, 1))
+    if best < target:
+        return Tuned(None, 0, 0, best, (), best)
+    ceiling, reorder = (target + best) / 2, k
+    while reorder < most and min(trial.recall(part, leaves, reorder) for part in (0, 1)) < ceiling:
+        reorder = min(most, reorder + (reorder + 3) // 4)
+    fewest = smallest(1, leaves, lambda n: min(trial.recall(part, n, reorder) for part in (0, 1)) >= target)
+    point = Point(trial.tree, fewest, reorder, trial.recall(0, fewest, reorder), 1 / trial.seconds(fewest, reorder))
+    return Tuned(trial, fewest, reorder, trial.recall(1, fewest, reorder), (point,), best)
+
+
+def tune(
+    build: Callable[[TreeSettings], Trial],
+    first: TreeSettings,
+    *,
+    k: int,
+    count: int,
+    width: int,
+    target: float,
+    seconds: float,
+    clock: Callable[[], float] = time.perf_counter,
+) -> Tuned:
+    """Climbs from tree to neighbouring tree as long as that is faster and the budget lasts.
+
+    Args:
+      build: makes a searchable tree.
+      first: where to start; built whatever the budget is.
+      k: neighbours asked for.
+      count: vectors.
+      width: their coordinates.
+      target: recall@k to meet.
+      seconds: budget; a tree is only begun when the slowest one so far would still fit in it.
+      clock: seconds.
+    """
+    end, slowest = clock() + seconds, 0.0
+    curve: list[Point] = []
+    tried: set[TreeSettings] = set()
+    best_trial: Trial | None = None
+    best_points: list[Point] = []
+    best_recall, queue = 0.0, [first]
+    while queue:
+        tree = queue.pop(0)
+        if tree in tried or (tried and clock() + slowest > end):
+            continue
+        begun = clock()
+        tried.add(tree)
+        trial = build(tree)
+        points = _points_on_target(trial, k=k, count=count, target=target, curve=curve)
+        if tree is first:
+            best_recall = trial.recall(0, tree.leaves, _most_reorder(k, count))
+        if points:
+            duel = [(best_trial, point) for point in best_points] + [(trial, point) for point in points[:_FINALISTS]]
+            timed = time_again(duel)  # type: ignore[arg-type]
+            curve += timed
+            old, new = timed[: len(best_points)], sorted(timed[len(best_points) :], key=_seconds)
+            if not old or _seconds(new[0]) * _BETTER < min(map(_seconds, old)):
+                best_trial, best_points = trial, new
+                queue = tree.neighbours(count, width)
+            else:
+                best_points = sorted(old, key=_seconds)
+        elif best_trial is None:
+            queue = tree.neighbours(count, width)
+        slowest = max(slowest, clock() - begun)
+        del trial, points  # a tree that lost is not held beside the next one
+    if best_trial is None:
+        return Tuned(None, 0, 0, best_recall, tuple(curve), best_recall)
+    chosen = best_points[0]
+    leaves = best_trial.tree.leaves
+    trial, reorder = best_trial, chosen.reorder
+    while trial.recall(1, leaves, reorder) < target and reorder < _most_reorder(k, count):
+        reorder = min(_most_reorder(k, count), reorder + (reorder + 9) // 10)
+    if trial.recall(1, leaves, reorder) < target:
+        return Tuned(None, 0, 0, trial.recall(1, leaves, reorder), tuple(curve), best_recall)
+    fewest = smallest(chosen.leaves_to_search, leaves, lambda n: trial.recall(1, n, reorder) >= target)
+    return Tuned(trial, fewest, reorder, trial.recall(1, fewest, reorder), tuple(curve), best_recall)
+
+
+def _points_on_target(trial: Trial, *, k: int, count: int, target: float, curve: list[Point]) -> list[Point]:
+    """Pairs of leaves and candidates that just meet the target, the fastest first; all measured go to `curve`."""
+    leaves, most = trial.tree.leaves, _most_reorder(k, count)
+    if trial.recall(0, leaves, most) < target:
+        return []
+    fewest = smallest(1, leaves, lambda n: trial.recall(0, n, most) >= target)
+    pairs: dict[tuple[int, int], None] = {}
+    high = most
+    for step in _LEAF_STEPS:
+        searched = min(leaves, math.ceil(fewest * step))
+        high = smallest(min(k, most), high, lambda r, n=searched: trial.recall(0, n, r) >= target, tolerance=0.02)
+        # With few candidates settled, fewer leaves may do as well.
+        searched = smallest(fewest, searched, lambda n, r=high: trial.recall(0, n, r) >= target)
+        pairs[searched, high] = None
+    points = [
+        Point(trial.tree, n, r, recall, 1 / min(trial.seconds(n, r) for _ in range(2)))
+        for n, r in pairs
+        if (recall := trial.recall(0, n, r)) >= target
+    ]
+    curve += points
+    below = max(1, fewest // 2)  # one point under the target, to draw the curve
+    if below < fewest:
+        curve.append(Point(trial.tree, below, most, trial.recall(0, below, most), 1 / trial.seconds(below, most)))
+    return sorted(points, key=_seconds)
+
+
+def time_again(finalists: Sequence[tuple[Trial, Point]]) -> list[Point]:
+    """Each finalist's queries a second, as a median over alternating rounds."""
+    seconds: list[list[float]] = [[] for _ in finalists]
+    for turn in range(_ROUNDS):
+        order = range(len(finalists)) if turn % 2 == 0 else reversed(range(len(finalists)))
+        for i in order:
+            trial, point = finalists[i]
+            seconds[i].append(trial.seconds(point.leaves_to_search, point.reorder))
+    return [
+        dataclasses.replace(point, queries_per_second=1 / statistics.median(times))
+        for (_, point), times in zip(finalists, seconds)
+    ]
+
+
+def _seconds(point: Point) -> float:
+    return 1 / point.queries_per_second
+
+
+def _most_reorder(k: int, count: int) -> int:
+    return min(count, _MOST_REORDER * k)

@@ -1,0 +1,115 @@
+"""Calls into ScaNN, whose arguments the callers have checked: it aborts the process on bad ones."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from distill.retrieval.index_settings import ANISOTROPIC, IndexSettings, training_rows
+from distill.retrieval.subset_search import merge
+from distill.retrieval.vectors import prefix
+
+_MOST_BATCH = 256  # queries that a thread takes at a time
+_EXACT_BYTES = 256 << 20  # of vectors that are searched exactly at a time
+
+
+def build(vectors: np.ndarray, settings: IndexSettings) -> Any:
+    """A searcher over [N, width] float32, which copies them."""
+    scann = _scann()
+    builder = scann.builder(vectors, min(settings.recall_at, settings.count), "dot_product")
+    kept = _reorder_types()[settings.dtype]
+    if not settings.leaves:
+        return builder.score_brute_force(kept).build()
+    sample = training_rows(settings.count, settings.leaves)
+    builder = builder.tree(
+        num_leaves=settings.leaves,
+        num_leaves_to_search=settings.leaves,
+        training_sample_size=sample,
+        soar_lambda=settings.soar_lambda or None,
+    )
+    builder = builder.score_ah(
+        settings.dims_per_block, anisotropic_quantization_threshold=ANISOTROPIC, training_sample_size=sample
+    )
+    config = builder.reorder(min(settings.recall_at, settings.count), kept).create_config()
+    # The builder has no argument for the seed, the configuration has.
+    config = config.replace("partitioning {", f"partitioning {{ clustering_seed: {settings.seed}", 1)
+    return scann.create_searcher(vectors, config)
+
+
+def save(searcher: Any, directory: Path) -> None:
+    searcher.serialize(str(directory), relative_path=True)
+
+
+def load(directory: Path) -> Any:
+    return _scann().load_searcher(str(directory))
+
+
+def search(
+    searcher: Any, queries: np.ndarray, k: int, *, leaves_to_search: int | None = None, reorder: int | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """indices [Q, k] int32 and scores [Q, k] float32; -1 and -inf where fewer were found. k is at most N."""
+    if not len(queries):
+        return np.zeros((0, k), np.int32), np.zeros((0, k), np.float32)
+    options = {
+        "final_num_neighbors": k,
+        "leaves_to_search": leaves_to_search,
+        "pre_reorder_num_neighbors": reorder,
+    }
+    batch = min(_MOST_BATCH, -(-len(queries) // _processors()))
+    if batch < len(queries):
+        found, scores = searcher.search_batched_parallel(queries, batch_size=batch, **options)
+    else:
+        found, scores = searcher.search_batched(queries, **options)
+    # Where the searched leaves hold too few vectors, ScaNN fills up with index 0 and NaN.
+    missing = np.isnan(scores)
+    return np.where(missing, -1, found.astype(np.int32)), np.where(missing, -np.inf, scores)
+
+
+def exact_top(queries: np.ndarray, vectors: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """The exact k best of [N, D], block by block: they may be memory-mapped and larger than memory.
+
+    Args:
+      queries: [Q, width] float32.
+      vectors: [N, D] float32 unit vectors; where `width` is below D, their Matryoshka prefixes are searched.
+      k: at most N.
+
+    Returns:
+      indices [Q, k] int32 and scores [Q, k] float32.
+    """
+    scann, width = _scann(), queries.shape[1]
+    rows = _EXACT_BYTES // (4 * vectors.shape[1])
+    best = np.full((len(queries), k), -1, np.int32), np.full((len(queries), k), -np.inf, np.float32)
+    for start in range(0, len(vectors), rows):
+        block = vectors[start : start + rows]
+        block = prefix(block, width) if width < block.shape[1] else np.ascontiguousarray(block)
+        searcher = scann.builder(block, min(k, len(block)), "dot_product").score_brute_force().build()
+        found, scores = search(searcher, queries, min(k, len(block)))
+        best = merge(k, best, (np.where(found < 0, -1, found + start), scores))
+    return best
+
+
+def _processors() -> int:
+    """Those that this process may use, where the system can tell."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _scann() -> Any:
+    # scann imports TensorFlow where that is installed, and its greetings are not for our users.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    try:
+        from scann.scann_ops.py import scann_ops_pybind
+    except ImportError as error:
+        raise ImportError(
+            "the keyphrase index needs scann, which exists for Linux only: `pip install scann`, or search with "
+            f"distill.retrieval.exact ({error})"
+        ) from error
+    return scann_ops_pybind
+
+
+def _reorder_types() -> dict[str, Any]:
+    from scann.scann_ops.py.scann_builder import ReorderType
+
+    return {name.lower(): ReorderType[name] for name in ("FLOAT32", "BFLOAT16", "INT8")}
