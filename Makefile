@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 PEERS := .venv-peers
 CONSTRAINTS := -c constraints.txt
 
-.PHONY: quickstart test test-slow lint peers install bench-train bench-judge
+.PHONY: quickstart test test-slow lint peers install bench-train bench-judge bench-index
 
 # A stamp, so that a second call installs nothing and starts at once.
 install: $(VENV)/.installed
@@ -59,3 +59,15 @@ $(PEERS)/.llm: $(PEERS)/.installed
 LLM ?=
 bench-judge: install peers $(if $(LLM),,$(PEERS)/.llm)
 	$(BIN)/python tools/bench_judge.py --model='$(LLM)' $(BENCH)
+
+# hnswlib is built from source; where that fails its ratio is left out.
+$(PEERS)/.index: $(PEERS)/.installed
+	$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check faiss-cpu==1.15.1 usearch==2.26.6 numkong==7.8.6
+	-$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check hnswlib==0.8.0
+	touch $@
+
+# VECTORS, QUERIES: .npy files of real embeddings, instead of generated ones.
+VECTORS ?=
+QUERIES ?=
+bench-index: install $(PEERS)/.index
+	$(BIN)/python tools/bench_index.py $(if $(VECTORS),--vectors='$(VECTORS)') $(if $(QUERIES),--queries='$(QUERIES)') $(BENCH)
