@@ -169,6 +169,15 @@ class Prepared:
         return self._keyphrases["keyphrase"].to_pylist()
 
     @functools.cached_property
+    def keyphrase_column(self) -> pa.Array:
+        """`keyphrases` in Arrow's form."""
+        return self._keyphrases["keyphrase"].combine_chunks()
+
+    @functools.cached_property
+    def _item_id_column(self) -> pa.Array:
+        return self._items["item_id"].combine_chunks()
+
+    @functools.cached_property
     def search_volume(self) -> np.ndarray:
         """float64 [K], NaN where unknown."""
         return self._keyphrases["search_volume"].cast(pa.float64()).to_numpy()
@@ -201,8 +210,8 @@ class Prepared:
 
     def pair_columns(self, item: np.ndarray, keyphrase: np.ndarray) -> dict[str, pa.Array]:
         """`item_id` and `keyphrase` of index pairs: what `pairs` reads back."""
-        names = {"item_id": (self.item_ids, item), "keyphrase": (self.keyphrases, keyphrase)}
-        return {column: pa.array(values).take(pa.array(at)) for column, (values, at) in names.items()}
+        names = {"item_id": (self._item_id_column, item), "keyphrase": (self.keyphrase_column, keyphrase)}
+        return {column: values.take(pa.array(at)) for column, (values, at) in names.items()}
 
     def training(self, name: str) -> dict[str, np.ndarray] | None:
         """Training rows of clicks, search_relevance, judgements or recommendations; None without such a table."""

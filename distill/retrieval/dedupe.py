@@ -6,6 +6,8 @@ import dataclasses
 from collections.abc import Collection, Sequence
 from typing import Literal
 
+import numpy as np
+
 from distill.data.text import fold_tokens, normalise_keyphrase
 
 
@@ -52,6 +54,17 @@ def deduplicate(
             seen[key] = keyphrase
             kept.append(index)
     return kept, dropped
+
+
+def meanings(keyphrases: Sequence[str]) -> np.ndarray:
+    """The lowest index that says the same as each keyphrase, by the rule of `deduplicate`: int32 [K].
+
+    Made once, it lets the candidates of many items be compared as numbers.
+    """
+    first: dict[str, int] = {}
+    # Joined, since a text takes far less memory than a set; no token holds the character that joins.
+    keys = ("\n".join(sorted(_key(keyphrase))) for keyphrase in keyphrases)
+    return np.fromiter((first.setdefault(key, index) for index, key in enumerate(keys)), np.int32, len(keyphrases))
 
 
 def _key(keyphrase: str) -> frozenset[str]:

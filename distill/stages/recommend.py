@@ -1,56 +1,50 @@
 """recommend: keyphrases for each item, without what is known already, blocked or not relevant enough.
 
-Beside the recommendations it keeps every candidate with its scores and its fate, so that one can ask why a keyphrase
-is not there.
+Items go through in shards: what memory holds beside the tables and the index is one shard's candidates. Beside the
+recommendations stand all candidates with their scores and their fates, so that one can ask why a keyphrase is not
+there.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from distill.artifacts import read_json, write_json
+from distill.retrieval.selection import FATES
 from distill.stages.assistant import CALIBRATION
 from distill.stages.base import Context, Stage, read_tables, write_table
-from distill.stages.index import INDEX, ITEMS, indexed_width
 
-SHARD_ITEMS = 1024  # a shard is the unit of resuming
+if TYPE_CHECKING:
+    import numpy as np
+    import pyarrow as pa
+
+    from distill.retrieval.selection import Decided, Rules
+    from distill.retrieval.union import Found
+
+PART = "part-"
 CANDIDATES = "candidates-"  # before a shard's name: all its candidates and what became of each
-FATES = ("kept", "over_limit", "blocked", "below_threshold", "already_recommended", "repeated")
-_DROPPED = {"already": "already_recommended", "repeat": "repeated"}
+COLUMNS = ("score", "logit", "fate")  # of `candidates`, beside item and keyphrase
 
 
 def run(context: Context, folder: Path) -> dict[str, Any]:
     import numpy as np
 
-    from distill.retrieval.scann_index import KeyphraseIndex
-
     prepared, settings = context.prepared, context.experiment.recommend
-    index = KeyphraseIndex.load(context.folder("index") / INDEX)
-    vectors = indexed_width(context, np.load(context.folder("index") / ITEMS))
-    threshold = read_json(context.folder("assistant") / CALIBRATION)["threshold"]["logit"]
-    rows = np.arange(len(prepared.item_ids))
+    rows = np.arange(len(prepared.item_is_holdout))
     if settings.items == "holdout":
         rows = rows[prepared.item_is_holdout]
-    scorer, filters = context.pair_scorer(), _Filters(context)
-    shards = max(1, -(-len(rows) // SHARD_ITEMS))
+    shards = max(1, -(-len(rows) // settings.shard_items))
+    names = [f"{PART}{shard:05d}-of-{shards:05d}" for shard in range(shards)]
+    # The counts are written last, so a shard without them is made again.
+    due = [shard for shard, name in enumerate(names) if not (folder / f"{name}.json").exists()]
+    if due:
+        _recommend(context, folder, rows, names, due)
     total: dict[str, int] = {}
-    with context.reporter.progress("recommend", len(rows)) as advance:
-        for shard in range(shards):
-            span = rows[shard * SHARD_ITEMS : (shard + 1) * SHARD_ITEMS]
-            path = folder / f"part-{shard:05d}-of-{shards:05d}.parquet"
-            # The counts are written last, so a shard without them is made again.
-            if not path.with_suffix(".json").exists():
-                found, cosines = index.search(vectors[span], settings.candidates)
-                item, rank = np.nonzero(found >= 0)
-                logits = scorer(found[item, rank], span[item])
-                logits = _spread(found.shape, item, rank, logits)
-                decided = _filter(context, filters, span, found, logits, threshold)
-                counts = _write(path, context, span, found, cosines, logits, decided)
-                write_json(path.with_suffix(".json"), counts)
-            for name, count in read_json(path.with_suffix(".json")).items():
-                total[name] = total.get(name, 0) + count
-            advance(len(span))
+    for name in names:
+        for key, count in read_json(folder / f"{name}.json").items():
+            total[key] = total.get(key, 0) + count
     items = max(1, total["items"])
     context.reporter.line(
         f"recommend: {total['kept']:,} keyphrases for {total['items']:,} items; "
@@ -59,106 +53,139 @@ def run(context: Context, folder: Path) -> dict[str, Any]:
     return total
 
 
-def _spread(shape: tuple[int, ...], item: Any, rank: Any, values: Any) -> Any:
+def _recommend(context: Context, folder: Path, rows: np.ndarray, names: Sequence[str], due: Sequence[int]) -> None:
+    """Makes the shards that are due."""
+    from distill.retrieval.selection import decide
+    from distill.stages.recommend_sources import Sources
+
+    size = context.experiment.recommend.shard_items
+    sources, scorer = Sources(context), context.pair_scorer()
+    rules = _rules(context, sources.keyphrase_vectors)
+    with context.reporter.progress("recommend", len(rows), len(rows) - _items(rows, due, size)) as advance:
+        for shard in due:
+            items = rows[shard * size : (shard + 1) * size]
+            found, score = sources.find(items)
+            logit = scorer(found.keyphrase, items[found.row])
+            decided = decide(found.row, items[found.row], found.keyphrase, score, logit, rules)
+            table = _candidates_table(context, items, found, score, logit, decided, sources.names)
+            write_table(folder / f"{CANDIDATES}{names[shard]}.parquet", table)
+            write_table(folder / f"{names[shard]}.parquet", _recommended(table))
+            counts = _counts(len(items), found, decided, sources.names)
+            write_json(folder / f"{names[shard]}.json", counts)
+            advance(len(items))
+
+
+def _items(rows: np.ndarray, shards: Sequence[int], size: int) -> int:
+    return sum(len(rows[shard * size : (shard + 1) * size]) for shard in shards)
+
+
+def _rules(context: Context, keyphrase_vectors: np.ndarray) -> Rules:
     import numpy as np
 
-    spread = np.full(shape, -np.inf, np.float32)
-    spread[item, rank] = values
-    return spread
+    from distill.retrieval.dedupe import meanings
+    from distill.retrieval.mixing import head_or_tail, reserved_places
+    from distill.retrieval.selection import Exclusions, Pairs, Rules
+
+    prepared, settings = context.prepared, context.experiment.recommend
+
+    def pairs(table: dict[str, np.ndarray] | None) -> Pairs | None:
+        return None if table is None else Pairs(table["item"], table["keyphrase"])
+
+    already = prepared.recommendations() if settings.others == "exclude" else None
+    reserved = reserved_places(settings.keep, head=settings.mix.head, tail=settings.mix.tail)
+    if any(reserved.values()) and np.isnan(prepared.search_volume).all():
+        context.reporter.line("recommend: no search volume is known, so recommend.mix has no effect")
+    return Rules(
+        keep=settings.keep,
+        threshold=read_json(context.folder("assistant") / CALIBRATION)["threshold"]["logit"],
+        exclusions=Exclusions(meanings(prepared.keyphrases), pairs(prepared.blocklist()), pairs(already)),
+        mmr_lambda=settings.mmr_lambda,
+        vectors=keyphrase_vectors,
+        kind=head_or_tail(prepared.search_volume, settings.mix.head_volume) if any(reserved.values()) else None,
+        reserved=reserved,
+    )
 
 
-class _Filters:
-    """What an item's recommendations must not hold."""
-
-    def __init__(self, context: Context):
-        prepared = context.prepared
-        self.already: dict[int, list[str]] = {}
-        other = prepared.recommendations()
-        if other is not None:
-            for item, keyphrase in zip(other["item"].tolist(), other["keyphrase"].tolist()):
-                self.already.setdefault(item, []).append(prepared.keyphrases[keyphrase])
-        self.blocked: set[int] = set()
-        self.blocked_pairs: set[tuple[int, int]] = set()
-        blocklist = prepared.blocklist()
-        if blocklist is not None:
-            for item, keyphrase in zip(blocklist["item"].tolist(), blocklist["keyphrase"].tolist()):
-                if item < 0:
-                    self.blocked.add(keyphrase)
-                else:
-                    self.blocked_pairs.add((item, keyphrase))
-
-    def blocks(self, item: int, keyphrase: int) -> bool:
-        return keyphrase in self.blocked or (item, keyphrase) in self.blocked_pairs
-
-
-def _filter(context: Context, filters: _Filters, items: Any, found: Any, logits: Any, threshold: float) -> Any:
-    """Decides each candidate: (row [N], place [N], fate [N] as index into FATES), each item's best first."""
-    import numpy as np
-
-    from distill.retrieval.dedupe import deduplicate
-
-    prepared, keep = context.prepared, context.experiment.recommend.keep
-    rows, places, fates = [], [], []
-    for row, item in enumerate(items.tolist()):
-        order = [r for r in np.argsort(-logits[row], kind="stable").tolist() if found[row, r] >= 0]
-        fate = {r: "blocked" for r in order if filters.blocks(item, int(found[row, r]))}
-        fate |= {r: "below_threshold" for r in order if r not in fate and logits[row, r] < threshold}
-        good = [r for r in order if r not in fate]
-        texts = [prepared.keyphrases[found[row, r]] for r in good]
-        kept, dropped = deduplicate(texts, filters.already.get(item, ()))
-        fate |= {good[at]: _DROPPED[why.reason] for at, why in dropped.items()}
-        fate |= {good[at]: "kept" if rank < keep else "over_limit" for rank, at in enumerate(kept)}
-        rows += [row] * len(order)
-        places += order
-        fates += [FATES.index(fate[r]) for r in order]
-    return np.array(rows, int), np.array(places, int), np.array(fates, int)
-
-
-def _write(path: Path, context: Context, items: Any, found: Any, cosines: Any, logits: Any, decided: Any) -> dict:
-    """Writes one shard's recommendations and all its candidates; returns what happened to these."""
+def _candidates_table(
+    context: Context,
+    items: np.ndarray,
+    found: Found,
+    score: np.ndarray,
+    logit: np.ndarray,
+    decided: Decided,
+    names: Sequence[str],
+) -> pa.Table:
+    """One shard's candidates: by item, those kept by rank, then the others, best first."""
     import numpy as np
     import pyarrow as pa
 
-    row, place, fate = decided
-    kept = fate == FATES.index("kept")
-    logit = logits[row, place].astype(np.float32)
-    candidates = pa.table(
+    from distill.data.ragged import Ragged
+
+    order = decided.order
+    sources = Ragged(found.source, found.source_starts).take(order)
+    same_as = pa.array(np.maximum(decided.same_as, 0), mask=decided.same_as < 0)
+    columns = context.prepared.pair_columns(items[found.row[order]], found.keyphrase[order])
+    return pa.table(
         {
-            **context.prepared.pair_columns(items[row], found[row, place]),
-            "score": cosines[row, place].astype(np.float32),
-            "logit": logit,
-            "fate": pa.array(FATES).take(pa.array(fate)),
+            **columns,
+            "rank": pa.array(decided.rank, mask=decided.rank == 0),
+            "score": score[order],
+            "logit": logit[order],
+            "fate": pa.array(FATES).take(pa.array(decided.fate)),
+            "same_as": context.prepared.keyphrase_column.take(same_as),
+            "sources": pa.ListArray.from_arrays(
+                pa.array(sources.offsets, pa.int32()), pa.array(names, pa.string()).take(pa.array(sources.values))
+            ),
         }
     )
-    chosen = candidates.filter(pa.array(kept))
-    per_item = np.bincount(row[kept], minlength=len(items))
-    columns = {
-        "item_id": chosen["item_id"],
-        "keyphrase": chosen["keyphrase"],
-        "rank": np.concatenate([np.arange(1, n + 1, dtype=np.int32) for n in per_item]),
-        "score": chosen["score"],
-        "relevance": (1 / (1 + np.exp(-logit[kept].astype(np.float64)))).astype(np.float32),
-        "sources": pa.array([["student"]] * len(chosen), pa.list_(pa.string())),
-    }
-    for name, table in ((path, pa.table(columns)), (path.with_name(CANDIDATES + path.name), candidates)):
-        write_table(name, table)
-    counts = dict(zip(FATES, np.bincount(fate, minlength=len(FATES)).tolist()))
-    return {
-        "items": len(items),
-        "candidates": len(row),
-        **counts,
-        "covered_items": int((per_item > 0).sum()),
-    }
 
 
-def recommendations(context: Context) -> Any:
-    """The table of all recommendations: item_id, keyphrase, rank, score (cosine), relevance (0–1), sources."""
-    return read_tables(context.folder("recommend"), "part-*.parquet")
+def _recommended(candidates: pa.Table) -> pa.Table:
+    import numpy as np
+    import pyarrow as pa
+
+    kept = candidates.filter(candidates["rank"].is_valid())
+    relevance = 1 / (1 + np.exp(-kept["logit"].to_numpy().astype(np.float64)))
+    names = ("item_id", "keyphrase", "rank", "score")
+    columns = {name: kept[name] for name in names}
+    return pa.table({**columns, "relevance": relevance.astype(np.float32), "sources": kept["sources"]})
+
+
+def _counts(items: int, found: Found, decided: Decided, names: Sequence[str]) -> dict[str, int]:
+    import numpy as np
+
+    fates = np.bincount(decided.fate, minlength=len(FATES)).tolist()
+    kept = np.zeros(len(found.row), bool)
+    kept[decided.order] = decided.rank > 0
+    of_pair = np.repeat(kept, np.diff(found.source_starts))
+    by_source = {
+        f"{what}_from_{name}": int(np.count_nonzero(chosen & (found.source == number)))
+        for number, name in enumerate(names)
+        for what, chosen in (("candidates", np.ones(len(of_pair), bool)), ("kept", of_pair))
+    }
+    covered = len(np.unique(found.row[kept]))
+    return {"items": items, "candidates": len(kept), **dict(zip(FATES, fates)), "covered_items": covered, **by_source}
+
+
+def recommendations(context: Context, item_ids: Sequence[str] | None = None) -> pa.Table:
+    """The recommendations of all items, or of those named: item_id, keyphrase, rank, score (cosine), relevance (0–1),
+    sources."""
+    import pyarrow as pa
+    import pyarrow.dataset as ds
+
+    if item_ids is None:
+        return read_tables(context.folder("recommend"), f"{PART}*.parquet")
+    files = sorted(str(path) for path in context.folder("recommend").glob(f"{PART}*.parquet"))
+    return ds.dataset(files).to_table(filter=ds.field("item_id").isin(pa.array(item_ids, pa.string())))
 
 
 def candidates(context: Context) -> dict[str, Any]:
-    """What was retrieved, as index pairs: item, keyphrase, score, the assistant's logit, fate (one of FATES)."""
-    return context.prepared.pairs(read_tables(context.folder("recommend"), f"{CANDIDATES}*.parquet"))
+    """What was retrieved, as index pairs: item, keyphrase, score, the assistant's logit, fate (one of FATES).
+
+    The files hold its rank too, what it repeats (`same_as`) and the sources that found it.
+    """
+    columns = ["item_id", "keyphrase", *COLUMNS]
+    return context.prepared.pairs(read_tables(context.folder("recommend"), f"{CANDIDATES}*.parquet", columns))
 
 
 STAGE = Stage(

@@ -2,7 +2,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from distill.data.text import fold_tokens
-from distill.retrieval.dedupe import Dropped, deduplicate
+from distill.retrieval.dedupe import Dropped, deduplicate, meanings
 
 
 def test_case_order_and_plurals_do_not_make_a_new_keyphrase():
@@ -41,3 +41,21 @@ def test_each_meaning_is_kept_once_and_by_its_best_rank(ranked, already):
     for index, why in dropped.items():
         assert fold_tokens(why.of) == fold_tokens(ranked[index])
         assert why.of in (already if why.reason == "already" else ranked[:index])
+
+
+def test_a_meaning_is_the_first_keyphrase_that_has_it():
+    texts = ["Running Shoes", "mug", "!!!", "shoe running", "MUGS", "???", "！！！", "mug mug", ""]
+    assert meanings(texts).tolist() == [0, 1, 2, 0, 1, 5, 2, 1, 8]
+    assert meanings([]).tolist() == []
+
+
+@given(
+    texts=st.lists(
+        st.one_of(st.text(max_size=12), st.sampled_from(["mugs red", "Red mug", "ﬁsh", "fish"])), max_size=12
+    )
+)
+def test_two_meanings_are_equal_when_one_repeats_the_other(texts):
+    found = meanings(texts)
+    for i, left in enumerate(texts):
+        for j, right in enumerate(texts):
+            assert (found[i] == found[j]) == (deduplicate([left, right])[0] == [0])
