@@ -11,6 +11,7 @@ import numpy as np
 import scipy.stats
 
 from distill.evaluate import plots
+from distill.evaluate.report_plots import Drawn, drawn, reliability_rows
 from distill.judge.calibration import ScoreCalibration
 
 _HEADLINE = {
@@ -44,7 +45,7 @@ def judge_section(figures: Mapping[str, Any]) -> dict[str, Any]:
       `confusion`: [human 0–3][judge 0–3] of counts, or empty;
       `slices`: rows of `title` and `rows`, each of `name`, `pairs`, `auc_exact` and `kappa`;
       `consistency`, `calibration`: as given, or None;
-      `plots`: name → SVG, `judge_reliability` where the judge has a raw score;
+      `plots`: name → `Drawn`, `judge_reliability` where the judge has a raw score;
       `absent`: part → the sentence that says why it is empty.
     """
     given = {name: _numbers(part) for name, part in figures.items() if part}
@@ -59,9 +60,14 @@ def judge_section(figures: Mapping[str, Any]) -> dict[str, Any]:
         "keyphrases": (intervals or {}).get("keyphrases"),
         "confusion": agreement["confusion"] if agreement else [],
         **parts,
-        "plots": {"judge_reliability": judge_reliability(calibration)} if calibration else {},
+        "plots": {"judge_reliability": _drawn(calibration)} if calibration else {},
         "absent": {name: text for name, text in _ABSENT.items() if not parts[name]},
     }
+
+
+def _drawn(calibration: ScoreCalibration) -> Drawn:
+    table = reliability_rows(calibration["predicted"], calibration["observed"], calibration["count"])
+    return drawn(judge_reliability(calibration), *table)
 
 
 def judge_reliability(calibration: ScoreCalibration) -> str:

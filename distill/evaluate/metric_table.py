@@ -10,6 +10,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from distill.evaluate import metrics, significance
+from distill.evaluate.comparisons import Pairs, Values
+from distill.evaluate.samples import Samples
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,63 +85,41 @@ DESCRIPTIONS = {
 }
 
 
-@dataclasses.dataclass(frozen=True)
-class _Means:
-    groups: NDArray
-    values: NDArray[np.float64]
+def figure_name(metric: str, model: str) -> str:
+    """`METRIC/MODEL`; of the protocol, whose figures are of a source, `protocol/SOURCE/NAME`."""
+    family, _, name = metric.partition("/")
+    return f"protocol/{model}/{name}" if family == "protocol" else f"{metric}/{model}"
 
 
-@dataclasses.dataclass(frozen=True)
-class _Pairs:
-    groups: NDArray
-    labels: NDArray[np.bool_]
-    scores: NDArray[np.float64]
-
-
-class MetricTable:
+class MetricTable(Samples):
     """Collects figures; what is not a finite number is left out of `as_dict()` and listed in `missing` with why."""
 
     def __init__(self, resamples: int = 1000, seed: int = 0):
+        super().__init__()
         self.missing: dict[str, str] = {}
         self._numbers: dict[str, float] = {}
-        self._samples: dict[tuple[str, str], _Means | _Pairs] = {}
         self._resamples, self._seed = resamples, seed
 
     def add(self, metric: str, model: str, values: ArrayLike, groups: ArrayLike | None = None) -> None:
-        """Writes `METRIC/MODEL`, the mean of one value a group, with `/ci_low` and `/ci_high`.
-
-        Args:
-          values: float [G].
-          groups: ids [G] by which `difference` pairs models, default 0..G-1; each at most once.
-
-        Raises:
-          ValueError: a value is not finite, ids repeat or do not fit, or the figure was added before.
-        """
-        values = metrics.require_scores(values, f"{metric}/{model}")
-        ids = np.arange(values.size) if groups is None else np.asarray(groups)
-        if ids.shape != values.shape or np.unique(ids).size != ids.size:
-            raise ValueError(
-                f"{metric}/{model}: needs one distinct group id a value, got {ids.size} ids for {values.size}"
-            )
+        """Writes `METRIC/MODEL`, the mean of one value a group, with `/ci_low` and `/ci_high`; see `Samples.add`."""
+        super().add(metric, model, values, groups)
+        values = np.asarray(values, np.float64)
         interval = significance.bootstrap_mean(values, self._resamples, self._seed)
         reason = "no group to average over" if not values.size else "one group alone has no interval"
-        self._write(f"{metric}/{model}", interval, reason)
-        self._samples[metric, model] = _Means(ids, values)
+        self._write(figure_name(metric, model), interval, reason)
 
     def add_auc(self, metric: str, model: str, groups: ArrayLike, labels: ArrayLike, scores: ArrayLike) -> None:
         """Writes `METRIC/MODEL`, the AUC pooled over pairs, with an interval from resampling `groups`; arrays [N].
 
         Raises:
-          ValueError: lengths differ, a score is missing, or the figure was added before.
+          ValueError: as `Samples.add_auc`.
         """
-        pairs = _Pairs(
-            np.asarray(groups), np.asarray(labels, bool), metrics.require_scores(scores, f"{metric}/{model}")
-        )
-        interval = significance.bootstrap_auc(pairs.groups, pairs.labels, pairs.scores, self._resamples, self._seed)
-        both = pairs.labels.any() and not pairs.labels.all()
+        super().add_auc(metric, model, groups, labels, scores)
+        labels = np.asarray(labels, bool)
+        interval = significance.bootstrap_auc(groups, labels, scores, self._resamples, self._seed)
+        both = labels.any() and not labels.all()
         reason = "too few groups hold both classes" if both else "the pairs are all of one class"
-        self._write(f"{metric}/{model}", interval, reason)
-        self._samples[metric, model] = pairs
+        self._write(figure_name(metric, model), interval, reason)
 
     def difference(self, metric: str, model1: str, model2: str) -> None:
         """Writes `diff/METRIC/MODEL1-MODEL2`, over the groups that both have, with `/ci_low`, `/ci_high` and `/p`.
@@ -153,12 +133,12 @@ class MetricTable:
         first, second = self._samples.get((metric, model1)), self._samples.get((metric, model2))
         if first is None or second is None:
             self.missing[name] = f"{metric} was not measured for {model1 if first is None else model2}"
-        elif isinstance(first, _Means) and isinstance(second, _Means):
+        elif isinstance(first, Values) and isinstance(second, Values):
             _, at1, at2 = np.intersect1d(first.groups, second.groups, return_indices=True)
             change = significance.paired_difference(first.values[at1], second.values[at2], self._resamples, self._seed)
             self._write(name, change, "fewer than two groups in common")
-        elif isinstance(first, _Pairs) and isinstance(second, _Pairs):
-            if not (np.array_equal(first.groups, second.groups) and np.array_equal(first.labels, second.labels)):
+        elif isinstance(first, Pairs) and isinstance(second, Pairs):
+            if not first.paired(second):
                 raise ValueError(
                     f"{name}: the two models were measured on different pairs; score the same pairs in one order"
                 )
@@ -182,10 +162,6 @@ class MetricTable:
         else:
             self.missing[name] = reason
 
-    def has(self, metric: str) -> bool:
-        """Whether any model has this metric."""
-        return any(name == metric for name, _ in self._samples)
-
     def as_dict(self) -> dict[str, float]:
         """All figures, sorted by name; every one finite."""
         return dict(sorted(self._numbers.items()))
@@ -195,7 +171,7 @@ class MetricTable:
             self.add_scalar(name if field == "estimate" else f"{name}/{field}", value, reason)
 
 
-def add_human(table: MetricTable, model: str, queries: ArrayLike, gains: ArrayLike, scores: ArrayLike) -> None:
+def add_human(table: Samples, model: str, queries: ArrayLike, gains: ArrayLike, scores: ArrayLike) -> None:
     """`human/ndcg@10`, `human/auc_exact` (gain 1 against the rest) and `human/auc_relevant` (gain > 0) of one model.
 
     Args:
@@ -210,7 +186,7 @@ def add_human(table: MetricTable, model: str, queries: ArrayLike, gains: ArrayLi
     table.add_auc("human/auc_relevant", model, queries, gains > 0, scores)
 
 
-def add_holdout(table: MetricTable, model: str, items: ArrayLike, grades: ArrayLike, scores: ArrayLike) -> None:
+def add_holdout(table: Samples, model: str, items: ArrayLike, grades: ArrayLike, scores: ArrayLike) -> None:
     """`holdout/ndcg@10` (gain grade / 3) and `holdout/auc` (grade 3 against the rest) of one model.
 
     Args:
@@ -224,7 +200,7 @@ def add_holdout(table: MetricTable, model: str, items: ArrayLike, grades: ArrayL
     table.add_auc("holdout/auc", model, items, grades == 3, scores)
 
 
-def add_truth_ndcg(table: MetricTable, model: str, items: ArrayLike, gains: ArrayLike, scores: ArrayLike) -> None:
+def add_truth_ndcg(table: Samples, model: str, items: ArrayLike, gains: ArrayLike, scores: ArrayLike) -> None:
     """`truth/ndcg@10` of one model over rows of known gain, as a rule each held-out item with every keyphrase.
 
     Args:
@@ -236,23 +212,36 @@ def add_truth_ndcg(table: MetricTable, model: str, items: ArrayLike, gains: Arra
     table.add("truth/ndcg@10", model, values, ids)
 
 
-def add_recall(table: MetricTable, metric: str, model: str, recommended: ArrayLike, relevant: metrics.Relevant) -> None:
+def add_recall(
+    table: Samples,
+    metric: str,
+    model: str,
+    recommended: ArrayLike,
+    relevant: metrics.Relevant,
+    items: ArrayLike | None = None,
+) -> None:
     """`truth/recall@20` or `never_exposed/recall@20` of one model, which `relevant` tells apart.
 
     Args:
       metric: ends in `@K`; the first K recommended keyphrases count.
       recommended: int [G, >= K] keyphrase ids, best first, -1 where a list is shorter.
       relevant: the G sets of keyphrase ids to be found.
+      items: int [G], whose lists these are; default 0..G-1.
 
     Raises:
       ValueError: lists are shorter than K columns (pad them with -1), or `relevant` has another number of groups.
     """
     rows, values = metrics.recall_per_group(_first(recommended, metric), relevant)
-    table.add(metric, model, values, rows)
+    table.add(metric, model, values, rows if items is None else np.asarray(items)[rows])
 
 
 def add_alignment(
-    table: MetricTable, model: str, recommended: ArrayLike, search_passed: ArrayLike, judge_passed: ArrayLike
+    table: Samples,
+    model: str,
+    recommended: ArrayLike,
+    search_passed: ArrayLike,
+    judge_passed: ArrayLike,
+    items: ArrayLike | None = None,
 ) -> None:
     """`align/search_pass@20`, `align/judge_pass@20` and `align/both@20` of one model.
 
@@ -262,18 +251,20 @@ def add_alignment(
     Args:
       recommended: int [G, >= 20] keyphrase ids, best first, -1 where a list is shorter.
       search_passed, judge_passed: bool, of the shape of `recommended`.
+      items: int [G], whose lists these are; default 0..G-1.
     """
     shown = _first(recommended, "align/search_pass@20") >= 0
     search, judge = (np.asarray(passed, bool)[:, : shown.shape[1]] for passed in (search_passed, judge_passed))
-    items = np.flatnonzero(shown.any(axis=1))
+    rows = np.flatnonzero(shown.any(axis=1))
+    groups = rows if items is None else np.asarray(items)[rows]
     for name, passed in (("search_pass", search), ("judge_pass", judge), ("both", search & judge)):
-        share = (passed & shown)[items].sum(axis=1) / shown[items].sum(axis=1)
-        table.add(f"align/{name}@20", model, share, items)
+        share = (passed & shown)[rows].sum(axis=1) / shown[rows].sum(axis=1)
+        table.add(f"align/{name}@20", model, share, groups)
 
 
-def add_coverage(table: MetricTable, model: str, kept: ArrayLike) -> None:
+def add_coverage(table: Samples, model: str, kept: ArrayLike, items: ArrayLike | None = None) -> None:
     """`coverage` of one model: share of items with a keyphrase above the threshold; `kept` int [G] counts them."""
-    table.add("coverage", model, (np.asarray(kept) > 0).astype(np.float64))
+    table.add("coverage", model, (np.asarray(kept) > 0).astype(np.float64), items)
 
 
 def add_differences(table: MetricTable, pairs: Sequence[tuple[str, str]], names: Sequence[str]) -> None:

@@ -15,7 +15,7 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 from numpy.typing import ArrayLike
 
 from distill.evaluate.significance import Interval
@@ -142,6 +142,25 @@ def model_intervals(metrics: Mapping[str, Mapping[str, Interval]]) -> str:
             axis.xaxis.set_major_locator(MaxNLocator(4))
             axis.set_title(name, loc="left")
         return svg(figure, "models", "Models compared: " + ", ".join(metrics))
+
+
+def recall_against_speed(
+    points: Sequence[tuple[float, float]], chosen: tuple[float, float] | None, recall_at: int
+) -> str:
+    """Recall@`recall_at` against queries per second: each measured setting of an index, and the one that serves."""
+    with matplotlib.rc_context(STYLE):
+        figure, (axis,) = grid(1, columns=1, width=4.8, height=3.2)
+        recall, speed = np.asarray(points, np.float64).reshape(-1, 2).T
+        axis.scatter(recall, speed, 22, color=COLORS[0], alpha=0.7, label="measured by the tuner")
+        if chosen:
+            axis.scatter(*chosen, 60, color=COLORS[1], marker="D", label="serves")
+        axis.set(xlabel=f"recall@{recall_at}", ylabel="queries per second")
+        highest = max([*speed.tolist(), chosen[1] if chosen else 0.0])
+        axis.set_ylim(0, 1.25 * highest)  # room for the legend
+        axis.xaxis.set_major_locator(MaxNLocator(5))
+        axis.yaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+        axis.legend(fontsize=8)
+        return svg(figure, "index", "Recall of the index against its speed")
 
 
 def _error_bars(axis: Axes, x: np.ndarray, intervals: Sequence[Interval], color: str) -> None:

@@ -14,10 +14,10 @@ from distill.config.ablations import AXES, METRICS, Ablations, Comparison
 from distill.evaluate.comparisons import Contrast, Resampled, Sample, contrast, holm, interval, resample
 from distill.evaluate.comparisons import simultaneous as simultaneous_intervals
 from distill.evaluate.evidence import ArmRow, Evidence, Finding, Line, render_evidence
+from distill.evaluate.samples import read_samples
 from distill.evaluate.significance import Interval
 from distill.reporting import Reporter
 from distill.stages.ablation import ArmRun
-from distill.stages.ablation_measure import read_samples
 
 JSON, MARKDOWN = "evidence.json", "evidence.md"
 TABLES = ("items.parquet", "keyphrases.parquet", "human.parquet")  # what decides whether seeds share their queries
@@ -51,6 +51,9 @@ def write_evidence(
     )
     write_json(workdir / JSON, _flat(evidence))
     page, pictures = render_evidence(evidence)
+    beside = workdir / "sentence_transformers.md"  # of tools/compare_sentence_transformers.py
+    if beside.exists():
+        page += "\n" + beside.read_text(encoding="utf-8")
     places = [workdir / MARKDOWN, *([Path(grid.docs)] if grid.docs else [])]
     for place in places:
         folder = place.with_suffix("")

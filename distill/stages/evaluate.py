@@ -8,9 +8,10 @@ from typing import Any
 
 from distill.artifacts import read_json, read_manifest, write_atomic, write_json
 from distill.stages.assistant import CALIBRATION
-from distill.stages.base import Context, Stage, files_below
+from distill.stages.base import Context, Stage, files_below, write_table
 from distill.stages.judge import judged_holdout
 from distill.stages.judge_trust import AGREEMENT
+from distill.stages.protocol import PROTOCOL, run_protocol
 from distill.stages.recommend import FATES
 
 METRICS, REPORT, TOP = "metrics.json", "index.html", 20
@@ -19,6 +20,7 @@ METRICS, REPORT, TOP = "metrics.json", "index.html", 20
 def run(context: Context, folder: Path) -> dict[str, Any]:
     from distill.evaluate.metric_table import DESCRIPTIONS, MetricTable, add_differences
     from distill.evaluate.report import render_report
+    from distill.evaluate.samples import SAMPLES
     from distill.stages.models import load_models
     from distill.stages.report_data import collect
 
@@ -33,10 +35,12 @@ def run(context: Context, folder: Path) -> dict[str, Any]:
     pairs = [("student", rival) for rival in rivals] + [("student", "assistant"), ("assistant", "zero_shot")]
     add_differences(table, pairs, [name for name in DESCRIPTIONS if table.has(name)])
     _scalars(context, table)
+    protocol = run_protocol(context, folder, table, models) if settings.protocol.run else {}
     metrics = table.as_dict()
     write_json(folder / METRICS, metrics)
     write_json(folder / "missing.json", table.missing)
-    write_atomic(folder / REPORT, render_report(collect(context, table, models)))
+    write_table(folder / SAMPLES, table.samples())
+    write_atomic(folder / REPORT, render_report(collect(context, table, models, protocol)))
     return {"metrics": len(metrics)}
 
 
@@ -97,8 +101,8 @@ def against_truth(context: Context, table: Any, models: dict[str, Any]) -> None:
     gains = np.asarray(grades[row_of[pairs["item"]], pairs["keyphrase"]]).reshape(-1) / 3
     for name, model in models.items():
         found = padded_top(model.top(items, TOP))
-        add_recall(table, "truth/recall@20", name, found, everything)
-        add_recall(table, "never_exposed/recall@20", name, found, hidden)
+        add_recall(table, "truth/recall@20", name, found, everything, items)
+        add_recall(table, "never_exposed/recall@20", name, found, hidden, items)
         add_truth_ndcg(table, name, pairs["item"], gains, model.score(pairs["keyphrase"], pairs["item"]))
 
 
@@ -141,8 +145,8 @@ def _alignment(context: Context, table: Any, models: dict[str, Any]) -> None:
         if searched is not None:
             # A pair that the search engine's table does not hold was not passed.
             search = np.isin(pair_keys(items[:, None], found, len(prepared.keyphrases)), passed) & (found >= 0)
-            add_alignment(table, name, found, search, calibration.probability(logits) >= 0.5)
-        add_coverage(table, name, (logits >= threshold).sum(axis=1))
+            add_alignment(table, name, found, search, calibration.probability(logits) >= 0.5, items)
+        add_coverage(table, name, (logits >= threshold).sum(axis=1), items)
 
 
 def _scalars(context: Context, table: Any) -> None:
@@ -158,7 +162,7 @@ def _scalars(context: Context, table: Any) -> None:
         table.add_scalar(f"train/{stage}/examples_per_second", _counts(context.folder(stage))["examples_per_second"])
     recommended = _counts(context.folder("recommend"))
     items = max(1, recommended["items"])
-    for name in ("candidates", *FATES):
+    for name in ("candidates", *(fate for fate in FATES if fate in recommended)):
         table.add_scalar(f"protocol/student/{name}_per_item", recommended[name] / items)
     table.add_scalar("protocol/student/covered_items", recommended["covered_items"] / items)
 
@@ -176,11 +180,17 @@ def _arms(context: Context) -> dict[str, str]:
     return {arm: output_hash(context.for_arm(arm).folder("student"), "python -m launch.student") for arm in arms}
 
 
+def _published(folder: Path) -> list[Path]:
+    from distill.evaluate.samples import SAMPLES
+
+    return files_below(METRICS, REPORT, SAMPLES, PROTOCOL)(folder)
+
+
 STAGE = Stage(
     name="evaluate",
     config=lambda e: {"evaluate": e.evaluate, "row_tokens": e.encoder.row_tokens, "seed": e.seed},
     inputs=("prepare", "judge", "assistant", "score", "student", "index", "recommend"),
     run=run,
-    published=files_below(METRICS, REPORT),
+    published=_published,
     external=_arms,
 )

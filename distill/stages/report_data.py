@@ -3,51 +3,63 @@
 from __future__ import annotations
 
 import dataclasses
+import platform
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from distill.artifacts import config_dict, package_versions, read_json, read_manifest
+from distill.artifacts import config_dict, git_revision, package_versions, read_json, read_manifest
+from distill.evaluate.groups import worst_groups
 from distill.evaluate.metric_table import MetricTable
 from distill.evaluate.metrics import ndcg_per_group
-from distill.evaluate.report import Example, Keyphrase, ReportData
+from distill.evaluate.report_contents import CategoryTable, ReportData
 from distill.evaluate.significance import bootstrap_mean
 from distill.judge.calibration import Calibration, reliability
 from distill.stages.assistant import CALIBRATION, VALIDATION
 from distill.stages.base import Context
 from distill.stages.judge import judged_holdout
+from distill.stages.judge_backends import LANGUAGE_MODELS
+from distill.stages.judge_pairs import GRADED
 from distill.stages.judge_trust import AGREEMENT
-from distill.stages.recommend import recommendations
+from distill.stages.report_costs import index_facts, judge_cost, revisions, sizes, stage_seconds
+from distill.stages.report_examples import examples
 from distill.train.writers import read_metrics
 
-EXAMPLES = 4
 
+def collect(context: Context, table: MetricTable, models: dict[str, Any], protocol: dict[str, Any]) -> ReportData:
+    """Gathers the report's data; what a run does not have is left empty, and the report says so.
 
-def collect(context: Context, table: MetricTable, models: dict[str, Any]) -> ReportData:
-    """Gathers the report's data; what a run does not have is left empty, and the report says so."""
+    `protocol` is what `run_protocol` returned, {} where it was not asked for.
+    """
     experiment, prepared = context.experiment, context.prepared
     summary = read_json(context.folder("prepare") / "summary.json")
     embedded = not experiment.data.dir
     saved = read_json(context.folder("assistant") / CALIBRATION)
     calibration = Calibration.from_dict(saved["calibration"])
     validation = np.load(context.folder("assistant") / VALIDATION)
-    good, bad = _examples(context, calibration)
+    good, bad = examples(context, calibration, saved["relevant_grade"])
     agreement = context.folder("judge") / AGREEMENT
     encoder = experiment.encoder
     return ReportData(
         name=experiment.name,
         metrics=table.as_dict(),
         missing=table.missing,
-        encoder=encoder.init or f"{encoder.layers} layers of width {encoder.width}, from scratch",
-        tasks=_tasks(context),
-        judge=experiment.judge.backend,
+        absent=_absent(context),
+        encoder=Path(encoder.init).name or f"from scratch, layers: {encoder.layers}, width: {encoder.width}",
+        tasks=_tasks(context, summary),
+        judge=_judge(context),
+        baselines=_baselines(context, models),
         simulated_clicks=embedded,
         simulated_humans=embedded,
+        simulated_judge=experiment.judge.backend == "simulated",
         counts=_counts(context, summary),
         quarantined={name: t["quarantined"] for name, t in summary["tables"].items() if t["quarantined"]},
         leaks_removed={name: t["removed"] for name, t in summary["tables"].items() if t["removed"]},
         notices=[*summary["notices"], *(f"no {name} table: {what}" for name, what in summary["left_out"].items())],
         judge_figures=read_json(agreement) if agreement.exists() else {},
+        judge_cost=judge_cost(context),
+        protocol=protocol,
         exposure=_exposure(prepared.truth()),
         curves=_curves(context),
         scores_by_grade=_scores_by_grade(context, models),
@@ -55,27 +67,87 @@ def collect(context: Context, table: MetricTable, models: dict[str, Any]) -> Rep
             calibration.probability(validation["logits"]), validation["grade"] >= saved["relevant_grade"]
         ),
         quality_by_width=_quality_by_width(context, models["student"]),
+        categories=_categories(context, models["student"]),
         relevance_threshold=float(calibration.probability(np.array([saved["threshold"]["logit"]]))[0]),
         precision_wanted=experiment.recommend.precision,
         precision_reached=saved["threshold"]["reached"],
         good=good,
         bad=bad,
-        stage_seconds=_seconds(context),
+        relevant_grade=saved["relevant_grade"],
+        stage_seconds=stage_seconds(context),
+        index=index_facts(context),
+        sizes=sizes(context),
         config=config_dict(experiment),
-        versions=package_versions(),
+        versions=_versions(),
+        revisions=revisions(context) | ({"evaluate": revision} if (revision := git_revision()) else {}),
     )
 
 
-def _tasks(context: Context) -> list[str]:
+def _tasks(context: Context, summary: dict[str, Any]) -> list[str]:
+    """What the student learnt from, with how many rows there were of it."""
     weights = dataclasses.asdict(context.experiment.student.tasks)
+    score = read_manifest(context.folder("score"))
+    rows = {name: table["training"] for name, table in summary["tables"].items()}
     names = {
-        "clicks": "clicks",
-        "search_relevance": "the search engine's relevance",
-        "distill": "the assistant's scores",
+        "clicks": f"clicks ({rows.get('clicks', 0):,} rows)",
+        "search_relevance": f"the search engine's relevance ({rows.get('search_relevance', 0):,} rows)",
+        "distill": "the assistant's scores" + (f" ({score['counts']['scored_pairs']:,} pairs)" if score else ""),
     }
     manifest = read_manifest(context.folder("student"))
     left_out = manifest["counts"]["left_out_tasks"] if manifest else []
     return [text for name, text in names.items() if weights[name] and name not in left_out]
+
+
+def _judge(context: Context) -> str:
+    """Who graded how much under which rubric; several where several did."""
+    import pyarrow.parquet as pq
+
+    table = pq.read_table(context.folder("judge") / GRADED, columns=["judge", "rubric", "holdout"])
+    voices = table.group_by(["judge", "rubric"]).aggregate([([], "count_all")]).to_pylist()
+    voices.sort(key=lambda voice: (-voice["count_all"], voice["judge"], voice["rubric"]))
+    names = " and ".join(f"“{voice['judge']}” under rubric “{voice['rubric']}”" for voice in voices[:3])
+    more = f" and {len(voices) - 3} more" if len(voices) > 3 else ""
+    how = ", read from the judgements table" if context.experiment.judge.backend == "replay" else ""
+    return f"{names}{more} ({table.num_rows:,} graded pairs{how})"
+
+
+def _baselines(context: Context, models: dict[str, Any]) -> list[str]:
+    """The student's opponents: all measured models that are neither its teacher nor its own prefix, and the usual."""
+    measured = [name for name in models if name not in ("student", "assistant") and not name.startswith("student@")]
+    return list(dict.fromkeys([*measured, "bm25", "graphex"]))
+
+
+def _absent(context: Context) -> dict[str, str]:
+    backend = context.experiment.judge.backend
+    if backend in LANGUAGE_MODELS:
+        return {}
+    return {"judge_cost": f"The judge's backend is {backend!r}: no language model was asked, and nothing paid, here."}
+
+
+def _versions() -> dict[str, str]:
+    import jax
+
+    devices = jax.devices()
+    machine = {"Python": platform.python_version(), "device": f"{len(devices)} × {devices[0].device_kind}"}
+    return package_versions() | machine
+
+
+def _categories(context: Context, student: Any) -> list[CategoryTable]:
+    """The student's nDCG@10 on held-out listings by their leaf and by their top category."""
+    pairs, experiment = judged_holdout(context), context.experiment
+    if not len(pairs["item"]):
+        return []
+    scores = student.score(pairs["keyphrase"], pairs["item"])
+    items, values = ndcg_per_group(pairs["item"], pairs["grade"] / 3, scores, 10)
+    paths = [context.prepared.categories[item] for item in items.tolist()]
+    resampling = {"resamples": experiment.evaluate.bootstrap, "seed": experiment.seed}
+    return [
+        CategoryTable(by, "holdout/ndcg@10", worst_groups(values, [name(path) for path in paths], **resampling))
+        for by, name in (
+            ("leaf category", lambda path: path[-1] if path else ""),
+            ("top category", lambda path: path[0] if path else ""),
+        )
+    ]
 
 
 def _counts(context: Context, summary: dict[str, Any]) -> dict[str, int]:
@@ -135,30 +207,3 @@ def _quality_by_width(context: Context, student: Any) -> dict[str, dict[int, Any
         _, values = ndcg_per_group(pairs["item"], pairs["grade"] / 3, scores, 10)
         curve[width] = bootstrap_mean(values, experiment.evaluate.bootstrap, experiment.seed)
     return {"holdout/ndcg@10": curve}
-
-
-def _examples(context: Context, calibration: Calibration) -> tuple[list[Example], list[Example]]:
-    """Held-out listings of the highest and of the lowest mean relevance, the latter with nothing recommended first."""
-    prepared = context.prepared
-    by_item: dict[str, list[Keyphrase]] = {}
-    for row in recommendations(context).to_pylist():
-        logit = np.log(row["relevance"] / max(1 - row["relevance"], 1e-9) + 1e-12)
-        probability = float(calibration.probability(np.array([logit]))[0])
-        by_item.setdefault(row["item_id"], []).append(Keyphrase(row["keyphrase"], probability, row["sources"]))
-    examples = []
-    for item in np.flatnonzero(prepared.item_is_holdout):
-        keyphrases = by_item.get(prepared.item_ids[item], [])
-        mean = float(np.mean([k.relevance for k in keyphrases])) if keyphrases else -1.0
-        category = " > ".join(prepared.categories[item])
-        examples.append((mean, Example(prepared.titles[item], category, prepared.item_ids[item], keyphrases[:10])))
-    examples.sort(key=lambda pair: (pair[0], pair[1].item_id))
-    ordered = [example for _, example in examples]
-    return ordered[::-1][:EXAMPLES], ordered[:EXAMPLES]
-
-
-def _seconds(context: Context) -> dict[str, float]:
-    folders = {name: context.folder(name) for name in ("prepare", "judge", "assistant", "score", "student")}
-    folders |= {arm: context.for_arm(arm).folder("student") for arm in context.experiment.evaluate.arms}
-    folders |= {name: context.folder(name) for name in ("index", "recommend")}
-    manifests = {name: read_manifest(folder) for name, folder in folders.items()}
-    return {name: manifest["seconds"] for name, manifest in manifests.items() if manifest}

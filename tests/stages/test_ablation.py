@@ -16,8 +16,8 @@ import pytest
 from distill.artifacts import read_manifest
 from distill.config import ConfigError
 from distill.config.ablations import Ablations, Arm, Comparison
+from distill.evaluate.samples import read_samples
 from distill.stages.ablation import check_arms
-from distill.stages.ablation_measure import read_samples
 from launch.ablate import overridden
 from tests.stages.small import ROOT, command, environment
 from tests.stages.small_grid_config import get_config
