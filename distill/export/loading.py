@@ -1,0 +1,102 @@
+"""SavedModels of an export directory, loaded: bytes in, numpy out. All that a server needs of TensorFlow."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from distill.config.checks import SAVED_MODELS
+from distill.export.tensorflow_door import load_tensorflow
+from distill.export.warm_up import SIGNATURE
+from distill.retrieval import scann_graph
+
+NEEDS_SCANN = "recommender"
+
+
+@dataclasses.dataclass(frozen=True)
+class Tensor:
+    """What a signature says of an input or output: TensorFlow's name of the type; None is a free size."""
+
+    dtype: str
+    shape: tuple[int | None, ...]
+
+
+class LoadedModel:
+    """A SavedModel's default signature.
+
+    Attributes:
+      name: of its directory.
+      inputs: names of its inputs, sorted; each a string vector [N].
+      outputs: its outputs by name; the first size is N.
+    """
+
+    def __init__(self, directory: Path):
+        """Raises:
+        ValueError: there is no SavedModel, or its signature is not of string vectors.
+        """
+        tf = load_tensorflow()
+        self._tf, self.name = tf, directory.name
+        try:
+            # Held, because its variables live as long as it does.
+            self._module = tf.saved_model.load(str(directory))
+            self._serve = self._module.signatures[SIGNATURE]
+        except (OSError, KeyError, tf.errors.OpError) as error:
+            raise ValueError(f"{directory}: not a SavedModel with `{SIGNATURE}` ({error}); run export again") from error
+        specs = self._serve.structured_input_signature[1]
+        for name, spec in specs.items():
+            if spec.dtype != tf.string or spec.shape.rank != 1:
+                raise ValueError(f"{directory}: input `{name}` is {spec.dtype.name} {spec.shape}, not a string vector")
+        self.inputs = tuple(sorted(specs))
+        self.outputs = {name: _tensor(spec) for name, spec in sorted(self._serve.structured_outputs.items())}
+
+    def __call__(self, inputs: Mapping[str, Sequence[bytes]]) -> dict[str, np.ndarray]:
+        """The outputs for N rows, [N, …] each; strings as arrays of bytes objects.
+
+        Args:
+          inputs: UTF-8 texts, as many of each input.
+        """
+        tensors = {name: self._tf.constant(list(inputs[name]), self._tf.string, [len(inputs[name])]) for name in inputs}
+        return {name: value.numpy() for name, value in self._serve(**tensors).items()}
+
+
+def load_models(directory: Path, threads: int = 0) -> tuple[dict[str, LoadedModel], dict[str, str]]:
+    """The SavedModels of an export directory.
+
+    Args:
+      directory: of the export stage.
+      threads: of TensorFlow; 0 lets it choose. To be set before TensorFlow has run anything.
+
+    Returns:
+      Name → model, and for each that is there and cannot be loaded, name → why.
+
+    Raises:
+      ImportError: TensorFlow is missing.
+      ValueError: the directory holds no SavedModel, or a damaged one.
+    """
+    there = [name for name in SAVED_MODELS if (directory / name / "saved_model.pb").exists()]
+    if not there:
+        raise ValueError(f"{directory}: holds no SavedModel ({', '.join(SAVED_MODELS)}); name an export directory")
+    tf = load_tensorflow()
+    if threads:
+        tf.config.threading.set_intra_op_parallelism_threads(threads)
+        tf.config.threading.set_inter_op_parallelism_threads(1)
+    models, left_out = {}, {}
+    for name in there:
+        try:
+            if name == NEEDS_SCANN:
+                scann_graph.scann_ops_module()  # importing them registers them
+        except (ImportError, tf.errors.OpError) as error:
+            left_out[name] = f"ScaNN's ops cannot be loaded ({error})"
+        else:
+            models[name] = LoadedModel(directory / name)
+    if not models:
+        raise ValueError(f"{directory}: nothing can be loaded: {left_out}; export `recommender_exact` too")
+    return models, left_out
+
+
+def _tensor(spec: Any) -> Tensor:
+    return Tensor(spec.dtype.name, tuple(spec.shape.as_list()))
