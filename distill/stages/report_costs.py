@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from distill.artifacts import output_hash, read_manifest
+from distill.artifacts import read_manifest
 from distill.evaluate.report_contents import IndexFacts, JudgeCost
 from distill.stages.base import Context
 from distill.stages.judge_asking import ANSWERS
@@ -59,15 +59,8 @@ def index_facts(context: Context) -> IndexFacts | None:
 
 
 def sizes(context: Context) -> dict[str, int]:
-    """Bytes of the models and of the export, the latter only where it is of this very student and assistant."""
-    found = {f"{name} model": _bytes(context.folder(name) / "model") for name in ("student", "assistant")}
-    manifest = read_manifest(context.folder("export"))
-    if manifest is not None and all(
-        manifest["inputs"].get(name) == output_hash(context.folder(name), f"python -m launch.{name}")
-        for name in ("student", "assistant")
-    ):
-        found["export"] = sum((context.folder("export") / name).stat().st_size for name in manifest["outputs"])
-    return found
+    """Bytes of the models. Not of the export, which comes later: a report must not depend on what ran after it."""
+    return {f"{name} model": _bytes(context.folder(name) / "model") for name in ("student", "assistant")}
 
 
 def _bytes(folder: Path) -> int:

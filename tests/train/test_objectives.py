@@ -15,7 +15,7 @@ from distill.losses.contrastive import info_nce, learnt_temperature
 from distill.models import bi_encoder
 from distill.parallel.mesh import make_mesh, replicated, to_global
 from distill.parallel.partition import tree_shardings
-from distill.stages.student import ROW_FIELDS, _parts, batch_arrays
+from distill.stages.student import ROW_FIELDS, batch_arrays, task_parts
 from distill.train import objectives
 from distill.train.objectives import clicks_extras, distill_terms, make_student_loss, pair_cosines
 from tests.train.problems import SPEC, batches, config, params
@@ -194,10 +194,10 @@ def test_parts_of_the_mixing_schedules():
     signals = {"teacher": ("t",), "searched": ("s",), "clicked": None}
     mixed = config(tasks=TaskWeights(0.0, 0.5, 1.0), mixing="fixed")
     none = {"teacher": None, "searched": None, "clicked": None}
-    assert _parts(mixed, signals) == {
+    assert task_parts(mixed, signals) == {
         "search_relevance": (TaskWeights(0.0, 0.5, 0.0), none | {"searched": ("s",)}),
         "distill": (TaskWeights(0.0, 0.0, 1.0), none | {"teacher": ("t",)}),
     }
     joint = dataclasses.replace(mixed, mixing="joint")
-    assert _parts(joint, signals) == {"joint": (joint.tasks, signals)}
-    assert _parts(mixed, none | {"teacher": ("t",)}).keys() == {"joint"}
+    assert task_parts(joint, signals) == {"joint": (joint.tasks, signals)}
+    assert task_parts(mixed, none | {"teacher": ("t",)}).keys() == {"joint"}
