@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from distill.artifacts import hash_json, read_json, read_manifest
+from distill.config import ablations
 from distill.stages.base import FOLDERS, read_tables
 from distill.stages.judge_pairs import GRADED
 from distill.stages.protocol import PROTOCOL
@@ -20,14 +21,7 @@ if TYPE_CHECKING:
 
 MODEL = "student"
 METRICS = (  # of the model that is served, where both runs have them and agree about the referee
-    "human/ndcg@10",
-    "human/auc_exact",
-    "human/auc_relevant",
-    "holdout/ndcg@10",
-    "holdout/auc",
-    "truth/ndcg@10",
-    "truth/recall@20",
-    "never_exposed/recall@20",
+    *ablations.METRICS,
     "protocol/relevant_per_item_by_llm",
     "protocol/relevant_per_item_by_simulated",
     "protocol/relevant_per_item_by_replay",

@@ -12,6 +12,7 @@ from distill.data.pair_pool import pair_keys
 from distill.stages.base import Context, load_model
 from distill.stages.index import ITEMS, KEYPHRASES, prefix
 from distill.stages.recommend import candidates
+from distill.stages.recommend_sources import fit_graph, leaf_names
 
 
 class Bi:
@@ -61,19 +62,12 @@ class Graph:
     """GraphEx: retrieval within the item's leaf category first; a pair's score is the alignment of the two texts."""
 
     def __init__(self, context: Context):
-        self._prepared = context.prepared
-        self._leafs = ["\x1f".join(path) for path in self._prepared.categories]  # names recur below other parents
+        self._context, self._prepared = context, context.prepared
+        self._leafs = leaf_names(context)
 
     @functools.cached_property
     def _graph(self) -> Any:
-        from distill.retrieval.graph import GraphBaseline
-
-        prepared = self._prepared
-        clicks = prepared.training("clicks")
-        clicked = np.flatnonzero(clicks["clicks"] > 0) if clicks is not None else np.zeros(0, np.int64)
-        pairs = {name: clicks[name][clicked] if clicks is not None else clicked for name in ("item", "keyphrase")}
-        leafs = [self._leafs[item] for item in pairs["item"]]
-        return GraphBaseline.fit(prepared.keyphrases, prepared.search_volume, pairs["keyphrase"], leafs)
+        return fit_graph(self._context)
 
     def score(self, keyphrase: np.ndarray, item: np.ndarray) -> np.ndarray:
         return self._graph.score(self._prepared.titles, item, keyphrase)
