@@ -26,14 +26,17 @@ DOORS = {
     "transformers": ("distill/data/tokenizing.py", "distill/data/chat.py", "distill/models/pretrained.py"),
     "tokenizers": ("distill/data/tokenizing.py", "distill/data/chat.py"),
     "gguf": ("distill/data/gguf_file.py",),
+    "apache_beam": ("distill/data/beam_prepare.py",),
     "openai": ("distill/judge/endpoint.py",),
     "sqlite3": ("distill/judge/store.py", "distill/judge/store_files.py"),
-    "grain": ("distill/data/stream.py",),
+    "grain": ("distill/data/stream.py", "distill/data/sets/reading.py"),
+    "tensorflow_datasets": ("distill/data/sets/",),
     "prometheus_client": ("distill/serving/",),
     "starlette": ("distill/serving/",),
     "uvicorn": ("distill/serving/",),
 }
 BEYOND_THE_CORE = (
+    "apache_beam",
     "bm25s",
     "gguf",
     "grain",

@@ -1,0 +1,50 @@
+"""A data directory of one's own, in any format of the contract, as tables of checked rows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from distill.config import SourcesConfig
+from distill.data.readers import read_table
+from distill.data.schema import TABLES
+from distill.data.sets.official import file_hash
+from distill.data.sets.survey import RawRows
+from distill.data.sources import find_sources
+
+
+class OwnSource:
+    """The tables of the data directory; whether the ids of a pair exist is checked by `prepare`, not here.
+
+    Raises:
+      DataError: the directory lacks `items` or `keyphrases`, or has a table twice.
+    """
+
+    def __init__(self, directory: Path):
+        self._sources = find_sources(directory, SourcesConfig())
+
+    @property
+    def tables(self) -> tuple[str, ...]:
+        """Those that the directory has, in the contract's order."""
+        return tuple(self._sources.tables)
+
+    @property
+    def left_out(self) -> list[str]:
+        """Data files in the directory that do not become a table."""
+        truth = self._sources.truth
+        return self._sources.strangers + ([truth.name] if truth else [])
+
+    def hashes(self, table: str) -> dict[str, str]:
+        return {file.name: file_hash(Path(file.location)) for file in self._sources.tables[table].files}
+
+    def rows(self, table: str) -> Iterator[RawRows]:
+        for file in self._sources.tables[table].files:
+            for chunk in read_table(file, TABLES[table]):
+                positions = np.arange(len(chunk.lines))
+                faults = {
+                    reason: np.isin(positions, [row for row, why in chunk.faults.items() if why == reason])
+                    for reason in dict.fromkeys(chunk.faults.values())
+                }
+                yield RawRows(file.name, chunk.lines, chunk.columns, faults, chunk.raw)
