@@ -9,10 +9,11 @@ recall@100 on those queries meets the target is found by bisection; ours keeps w
 other queries, and has the leaves to search bisected likewise. The fastest of each kind goes into alternating rounds.
 
 Task `tuner` checks the tuner alone: its choice against the fastest of an exhaustive grid, and its recall on queries
-that it did not see. Last line: JSON. `index_qps_vs_best_peer` is our queries a second ÷ those of the fastest peer, the
-median over rounds; `index_recall` ours in them; `index_build_vs_fastest` the seconds of the fastest build among the
-peers' finalists ÷ those of ours without tuning, whose speed is `index_untuned_qps_vs_best_peer`. The figures
-of a second size have it behind their names.
+that it did not see; it says whether they are within 10 % and .01, as they must be. Last line: JSON.
+`index_qps_vs_best_peer` is our queries a second ÷ those of the fastest peer, the median over rounds; `index_recall`
+ours in them; `index_build_vs_fastest` the seconds of the fastest build among the peers' finalists ÷ those of ours
+without tuning, whose speed is `index_untuned_qps_vs_best_peer`. The figures of a second size have it behind their
+names.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""De-duplication of recommended keyphrases: word order, case, punctuation and plurals do not make a new keyphrase."""
+"""De-duplication of recommended keyphrases: word order, case, punctuation, plurals and the spelling of units aside."""
 
 from __future__ import annotations
 

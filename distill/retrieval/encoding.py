@@ -11,7 +11,7 @@ import numpy as np
 
 from distill.data.pair_batches import PairPlan, pack_pairs, plan_pairs
 from distill.data.ragged import Ragged
-from distill.data.stream import stream_steps
+from distill.data.stream import round_up, stream_steps
 from distill.data.tokenizing import pair_tokens
 from distill.models import bi_encoder, cross_encoder
 from distill.models.encoder import EncoderSpec, PackedTokens
@@ -19,6 +19,7 @@ from distill.parallel.mesh import batch_shards, replicated, to_global
 
 BATCH_TOKENS = 8192  # of one device's share of a batch; large enough to keep matrix products efficient
 ROW_FIELDS = frozenset({"rows"})
+_TEXTS_PER_ROW, _SLOTS = 4, 64  # what a plan's sizes are multiples of
 
 
 @functools.lru_cache(maxsize=8)
@@ -32,11 +33,16 @@ def _compiled(kind: str, spec: EncoderSpec, texts_per_row: int, mesh: jax.shardi
 
 
 def plan_texts(lengths: np.ndarray, row_tokens: int, mesh: jax.sharding.Mesh) -> PairPlan:
-    """Which of N texts (or pairs), in their order, go into which batch; all batches have one shape."""
+    """Which of N texts (or pairs), in their order, go into which batch; all batches have one shape.
+
+    Its sizes are rounded up, so that other texts of the same kind, another shard's, need no other compiled program.
+    """
     shards = batch_shards(mesh)
     mean = float(lengths.mean()) if len(lengths) else 1.0
     batch = max(1, int(min(len(lengths), shards * BATCH_TOKENS / mean)))
-    return plan_pairs(lengths, total=len(lengths), batch_pairs=batch, row_tokens=row_tokens, shards=shards, seed=None)
+    plan = plan_pairs(lengths, total=len(lengths), batch_pairs=batch, row_tokens=row_tokens, shards=shards, seed=None)
+    budget = plan.budget._replace(texts_per_row=round_up(plan.budget.texts_per_row, _TEXTS_PER_ROW))
+    return plan._replace(budget=budget, slots=round_up(plan.slots, _SLOTS))
 
 
 def stream_embeddings(

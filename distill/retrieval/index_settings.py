@@ -7,6 +7,8 @@ import math
 
 DTYPES = {"float32": 4, "bfloat16": 2, "int8": 1}  # bytes a coordinate of what ScaNN keeps for exact scores
 SMALLEST_TREE = 1024  # vectors; below, there is nothing to partition: a codebook alone wants hundreds of vectors
+MOST_VECTORS = 2**31 - 1  # row numbers are int32
+_TYPES = {"int": (int,), "float": (int, float), "str": (str,), "bool": (bool,)}
 _TRAINING_ROWS = 100_000  # for the tree and the codebook, or 64 a leaf where that is more
 ANISOTROPIC = 0.2  # the threshold that the ScaNN paper uses
 
@@ -80,6 +82,27 @@ class IndexSettings:
     def leaves_for(self, k: int) -> int:
         """`leaves_to_search` for another k, likewise."""
         return min(self.leaves, max(self.leaves_to_search, math.ceil(self.leaves_to_search * k / self.recall_at)))
+
+
+def check_settings(settings: IndexSettings) -> None:
+    """Raises ValueError, naming the field, where ScaNN could not search by the settings: it ends the process then."""
+    for field in dataclasses.fields(settings):
+        value, wanted = getattr(settings, field.name), _TYPES[str(field.type)]
+        if not isinstance(value, wanted) or (isinstance(value, bool) and bool not in wanted):
+            raise ValueError(f"{field.name} is {value!r}, no {field.type}")
+    tree, count = settings.leaves > 0, settings.count
+    for name, right in (
+        ("method", settings.method == ("tree_ah" if tree else "brute_force")),
+        ("count", 1 <= count <= MOST_VECTORS),
+        ("width", 1 <= settings.width <= settings.full_width),
+        ("dtype", settings.dtype in DTYPES),
+        ("recall_at", settings.recall_at >= 1),
+        ("leaves_to_search", settings.leaves_to_search in range(int(tree), settings.leaves + 1)),
+        ("reorder", settings.reorder in range(int(tree), count + 1)),
+        ("rescore", settings.rescore in range(int(settings.width < settings.full_width), count + 1)),
+    ):
+        if not right:
+            raise ValueError(f"{name} is {getattr(settings, name)!r}, which fits no index of these settings")
 
 
 def default_tree(count: int) -> TreeSettings:

@@ -3,7 +3,8 @@
 How many leaves to search and how many candidates to re-order change nothing in the index, so each tree is built once
 and searched many times. Recall does not depend on the clock and grows with either parameter: the smallest value that
 meets the target is found by bisection, which puts every candidate on the target, not above it. Only what then ties on
-recall is compared by time, alternating, by medians, so that a slow minute of the machine falls on all alike.
+recall is compared by time: in passes long enough to be timed, alternating, by medians, so that a slow minute of the
+machine falls on all alike. Where vectors are few, exact search is a candidate too.
 
 Two samples guard against fitting one: settings are chosen on the first, and leaves are added until the second agrees.
 """
@@ -21,13 +22,21 @@ from distill.retrieval.index_settings import TreeSettings
 
 _MOST_REORDER = 16  # candidates as a multiple of the neighbours asked for; where so many miss, more leaves are no help
 _LEAF_STEPS = (1.0, 1.1, 1.25, 1.5, 2.0, 3.0)  # multiples of the fewest leaves, each with its own number of candidates
-_FINALISTS = 3  # of one tree, timed again beside those of the best tree so far
-_ROUNDS = 7
-_BETTER = 1.02  # a tree must be this much faster to replace the best so far
+_GLANCE = 0.05  # seconds of searching that show which settings of a tree are worth a longer look
+_PASS = 0.25  # seconds, at least, of each timed pass of a finalist
+_REACH = 1.2  # times the seconds of the fastest: what takes longer is no finalist, or ceases to be one
+_FINALISTS = 4  # of one tree, at most
+_ROUNDS = 7  # of alternating passes
+_SURE = 3  # of them, before a finalist may drop out
+_BETTER = 1.02  # a tree must be this much faster to replace the best so far; exact search may be this much slower
+_HOPELESS = 4.0  # where exact search is so many times as fast as the first tree, no other is tried
 
 
 class Trial(Protocol):
-    """A built tree that can be searched with other parameters. Parts: 0 to choose on, 1 to check on."""
+    """A built tree that can be searched with other parameters. Parts: 0 to choose on, 1 to check on.
+
+    Exact search is a trial too: its tree is `TreeSettings()`, and its parameters are 0.
+    """
 
     tree: TreeSettings
 
@@ -35,8 +44,8 @@ class Trial(Protocol):
         """Recall on a part of the sample; does not fall when either parameter grows."""
         ...
 
-    def seconds(self, leaves_to_search: int, reorder: int) -> float:
-        """Wall time of one query, of one pass over the sample."""
+    def seconds(self, leaves_to_search: int, reorder: int, at_least: float) -> float:
+        """Wall time of one query, over as many passes through the sample as take `at_least` seconds."""
         ...
 
 
@@ -95,7 +104,8 @@ def choose_by_recall(trial: Trial, *, k: int, count: int, target: float) -> Tune
     while reorder < most and min(trial.recall(part, leaves, reorder) for part in (0, 1)) < ceiling:
         reorder = min(most, reorder + (reorder + 3) // 4)
     fewest = smallest(1, leaves, lambda n: min(trial.recall(part, n, reorder) for part in (0, 1)) >= target)
-    point = Point(trial.tree, fewest, reorder, trial.recall(0, fewest, reorder), 1 / trial.seconds(fewest, reorder))
+    speed = 1 / trial.seconds(fewest, reorder, _GLANCE)
+    point = Point(trial.tree, fewest, reorder, trial.recall(0, fewest, reorder), speed)
     return Tuned(trial, fewest, reorder, trial.recall(1, fewest, reorder), (point,), best)
 
 
@@ -108,6 +118,7 @@ def tune(
     width: int,
     target: float,
     seconds: float,
+    exact: Callable[[], Trial] | None = None,
     clock: Callable[[], float] = time.perf_counter,
 ) -> Tuned:
     """Climbs from tree to neighbouring tree as long as that is faster and the budget lasts.
@@ -120,13 +131,14 @@ def tune(
       width: their coordinates.
       target: recall@k to meet.
       seconds: budget; a tree is only begun when the slowest one so far would still fit in it.
+      exact: makes exact search, where that may be as fast as a tree; where it is, it is chosen.
       clock: seconds.
     """
     end, slowest = clock() + seconds, 0.0
     curve: list[Point] = []
     tried: set[TreeSettings] = set()
-    best_trial: Trial | None = None
-    best_points: list[Point] = []
+    best: list[tuple[Trial, Point]] = []  # of one trial, the fastest first
+    rival: list[tuple[Trial, Point]] = []
     best_recall, queue = 0.0, [first]
     while queue:
         tree = queue.pop(0)
@@ -136,27 +148,28 @@ def tune(
         tried.add(tree)
         trial = build(tree)
         points = _points_on_target(trial, k=k, count=count, target=target, curve=curve)
+        if points:
+            best, won = _duel(best, [(trial, point) for point in points], curve)
+            if won:
+                queue = tree.neighbours(count, width)
+        elif not best:
+            queue = tree.neighbours(count, width)
         if tree is first:
             best_recall = trial.recall(0, tree.leaves, _most_reorder(k, count))
-        if points:
-            duel = [(best_trial, point) for point in best_points] + [(trial, point) for point in points[:_FINALISTS]]
-            timed = time_again(duel)  # type: ignore[arg-type]
-            curve += timed
-            old, new = timed[: len(best_points)], sorted(timed[len(best_points) :], key=_seconds)
-            if not old or _seconds(new[0]) * _BETTER < min(map(_seconds, old)):
-                best_trial, best_points = trial, new
-                queue = tree.neighbours(count, width)
-            else:
-                best_points = sorted(old, key=_seconds)
-        elif best_trial is None:
-            queue = tree.neighbours(count, width)
+            if exact and best:
+                rival = [_exact_point(exact())]
+                if _seconds(rival[0][1]) * _HOPELESS < _seconds(best[0][1]):
+                    queue = []
         slowest = max(slowest, clock() - begun)
         del trial, points  # a tree that lost is not held beside the next one
-    if best_trial is None:
+    if best and rival:
+        best, _ = _duel(best, rival, curve, better=1 / _BETTER)
+    if not best:
         return Tuned(None, 0, 0, best_recall, tuple(curve), best_recall)
-    chosen = best_points[0]
-    leaves = best_trial.tree.leaves
-    trial, reorder = best_trial, chosen.reorder
+    trial, chosen = best[0]
+    if not trial.tree.leaves:
+        return Tuned(trial, 0, 0, chosen.recall, tuple(curve), best_recall)
+    leaves, reorder = trial.tree.leaves, chosen.reorder
     while trial.recall(1, leaves, reorder) < target and reorder < _most_reorder(k, count):
         reorder = min(_most_reorder(k, count), reorder + (reorder + 9) // 10)
     if trial.recall(1, leaves, reorder) < target:
@@ -165,8 +178,38 @@ def tune(
     return Tuned(trial, fewest, reorder, trial.recall(1, fewest, reorder), tuple(curve), best_recall)
 
 
+def _duel(
+    best: list[tuple[Trial, Point]],
+    challengers: list[tuple[Trial, Point]],
+    curve: list[Point],
+    better: float = _BETTER,
+) -> tuple[list[tuple[Trial, Point]], bool]:
+    """Times both sides again; the winner's within reach of its fastest, that first, and whether the challengers won.
+
+    They win when they are more than `better` times as fast.
+    """
+    both = [*best, *challengers]
+    points = time_again(both)
+    curve += points
+    timed = sorted(zip((trial for trial, _ in both), points, range(len(both))), key=lambda one: _seconds(one[1]))
+    old = [(trial, point) for trial, point, place in timed if place < len(best)]
+    new = [(trial, point) for trial, point, place in timed if place >= len(best)]
+    won = not old or _seconds(new[0][1]) * better < _seconds(old[0][1])
+    winner = new if won else old
+    return [one for one in winner if _seconds(one[1]) <= _REACH * _seconds(winner[0][1])], won
+
+
+def _exact_point(trial: Trial) -> tuple[Trial, Point]:
+    return trial, Point(
+        trial.tree, 0, 0, trial.recall(1, 0, 0), 1 / min(trial.seconds(0, 0, _GLANCE) for _ in range(2))
+    )
+
+
 def _points_on_target(trial: Trial, *, k: int, count: int, target: float, curve: list[Point]) -> list[Point]:
-    """Pairs of leaves and candidates that just meet the target, the fastest first; all measured go to `curve`."""
+    """Pairs of leaves and candidates that just meet the target: those that look fastest, the first of them first.
+
+    All that were measured go to `curve`.
+    """
     leaves, most = trial.tree.leaves, _most_reorder(k, count)
     if trial.recall(0, leaves, most) < target:
         return []
@@ -180,25 +223,30 @@ def _points_on_target(trial: Trial, *, k: int, count: int, target: float, curve:
         searched = smallest(fewest, searched, lambda n, r=high: trial.recall(0, n, r) >= target)
         pairs[searched, high] = None
     points = [
-        Point(trial.tree, n, r, recall, 1 / min(trial.seconds(n, r) for _ in range(2)))
+        Point(trial.tree, n, r, recall, 1 / min(trial.seconds(n, r, _GLANCE) for _ in range(2)))
         for n, r in pairs
         if (recall := trial.recall(0, n, r)) >= target
     ]
     curve += points
     below = max(1, fewest // 2)  # one point under the target, to draw the curve
     if below < fewest:
-        curve.append(Point(trial.tree, below, most, trial.recall(0, below, most), 1 / trial.seconds(below, most)))
-    return sorted(points, key=_seconds)
+        speed = 1 / trial.seconds(below, most, 0.0)
+        curve.append(Point(trial.tree, below, most, trial.recall(0, below, most), speed))
+    points.sort(key=_seconds)
+    return [point for point in points if _seconds(point) <= _REACH * _seconds(points[0])][:_FINALISTS]
 
 
 def time_again(finalists: Sequence[tuple[Trial, Point]]) -> list[Point]:
-    """Each finalist's queries a second, as a median over alternating rounds."""
+    """Each finalist's queries a second, as a median over alternating passes; who falls far behind drops out early."""
     seconds: list[list[float]] = [[] for _ in finalists]
+    running = list(range(len(finalists)))
     for turn in range(_ROUNDS):
-        order = range(len(finalists)) if turn % 2 == 0 else reversed(range(len(finalists)))
-        for i in order:
+        for i in running if turn % 2 == 0 else reversed(running):
             trial, point = finalists[i]
-            seconds[i].append(trial.seconds(point.leaves_to_search, point.reorder))
+            seconds[i].append(trial.seconds(point.leaves_to_search, point.reorder, _PASS))
+        if turn + 1 >= _SURE:
+            least = [min(times) for times in seconds]  # which no slow spell moves
+            running = [i for i in running if least[i] <= _REACH * min(least)]
     return [
         dataclasses.replace(point, queries_per_second=1 / statistics.median(times))
         for (_, point), times in zip(finalists, seconds)

@@ -10,18 +10,22 @@ from __future__ import annotations
 
 import dataclasses
 import io
-from collections.abc import Callable
+import zipfile
+import zlib
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from distill.artifacts import hash_file, write_atomic
 from distill.retrieval import index_store as store
 from distill.retrieval.keyphrase_index import KeyphraseIndex
-from distill.retrieval.subset_search import exact_over, merge, score_candidates
+from distill.retrieval.subset_search import exact_over, merge, rescore, score_candidates
 from distill.retrieval.vectors import check_vectors
 
-CHANGES = "changes.npz"
+BASE, CHANGES = "base", "changes.npz"
+_MOST_ID = 2**63 - 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,6 +111,9 @@ class ChangingIndex:
         found = self.base.search(queries, k, allowed=allowed)
         if not len(self._added_ids):
             return found
+        if self.base.settings.dtype != "float32" and not self.base.settings.rescore:
+            # Rounded scores would not compare with exact ones.
+            found = rescore(queries, self.base.vectors, found[0], k)
         return merge(k, found, self._exact_added(queries, k))
 
     def _exact_added(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
@@ -161,21 +168,30 @@ class ChangingIndex:
         return ChangingIndex(build(self.vectors()), self.ids())
 
     def save(self, directory: str | Path) -> None:
-        """Writes the base where the directory is empty, else its changes alone, as one file that replaces the last."""
-        directory = Path(directory)
-        if not (directory / "base" / store.MANIFEST).exists():
-            self.base.save(directory / "base")
+        """Writes the base where the directory is empty, else its changes alone, as one file that replaces the last.
+
+        Raises:
+          FileExistsError: the directory holds another index, or something else.
+        """
+        base = Path(directory) / BASE
+        if not (base / store.MANIFEST).exists():
+            self.base.save(base)
+        elif store.read_settings(base) != self.base.settings:
+            raise FileExistsError(f"{base}: another index than the one that was changed; pass a new directory")
+        self.save_changes(Path(directory) / CHANGES, base)
+
+    def save_changes(self, path: Path, base: Path) -> None:
+        """Writes what has changed since the index saved in `base` was built, as one file."""
         data = io.BytesIO()
-        base = np.frombuffer(bytes.fromhex(hash_file(directory / "base" / store.MANIFEST)), np.uint8)
         np.savez(
             data,
-            base=base,
+            base=np.frombuffer(bytes.fromhex(hash_file(base / store.MANIFEST)), np.uint8),
             ids=self._ids,
             removed=np.flatnonzero(~self._live),
             added_ids=self._added_ids,
             added=self._added,
         )
-        write_atomic(directory / CHANGES, data.getvalue())
+        write_atomic(path, data.getvalue())
 
     @classmethod
     def load(cls, directory: str | Path) -> ChangingIndex:
@@ -186,17 +202,31 @@ class ChangingIndex:
           ValueError: a file is damaged, or the changes are those of another base.
         """
         directory = Path(directory)
-        base = KeyphraseIndex.load(directory / "base")
-        path = directory / CHANGES
+        return cls.load_changes(directory / CHANGES, directory / BASE)
+
+    @classmethod
+    def load_changes(cls, path: Path, base: Path, expected: Mapping[str, Any] | None = None) -> ChangingIndex:
+        """Reads what `save_changes` wrote and the index itself, which must be as `expected` (`KeyphraseIndex.load`).
+
+        Raises: as `load`.
+        """
+        index = KeyphraseIndex.load(base, expected)
         if not path.is_file():
             raise FileNotFoundError(f"{path}: missing; save the index again")
-        with np.load(path, allow_pickle=False) as stored:
-            if stored["base"].tobytes().hex() != hash_file(directory / "base" / store.MANIFEST):
-                raise ValueError(f"{path}: changes of another index than {directory / 'base'}; save both together")
-            index = cls(base, stored["ids"])
-            index._live[stored["removed"]] = False
-            index._added_ids, index._added = stored["added_ids"], stored["added"]
-        return index
+        try:
+            with np.load(path, allow_pickle=False) as stored:
+                arrays = {name: stored[name] for name in ("base", "ids", "removed", "added_ids", "added")}
+            if arrays["base"].tobytes().hex() != hash_file(base / store.MANIFEST):
+                raise ValueError(f"changes of another index than {base}; save both together")
+            changing = cls(index, arrays["ids"])
+            changing._live[arrays["removed"]] = False
+            added = check_vectors(
+                "added", arrays["added"], width=index.settings.full_width, may_be_empty=True, unit=True
+            )
+            changing._added_ids, changing._added = _check_ids("added_ids", arrays["added_ids"], len(added)), added
+        except (ValueError, KeyError, IndexError, zipfile.BadZipFile, zlib.error, EOFError) as error:
+            raise ValueError(f"{path}: cannot be used ({error})") from error
+        return changing
 
     def _forget(self, ids: np.ndarray) -> None:
         """Takes ids out that may or may not be there."""
@@ -213,8 +243,8 @@ def _check_ids(name: str, ids: np.ndarray, count: int | None) -> np.ndarray:
         raise ValueError(f"{name}: {ids.dtype} of shape {ids.shape}; pass [M] integers")
     if count is not None and len(ids) != count:
         raise ValueError(f"{name}: {len(ids)} of them for {count} vectors")
-    if ids.size and ids.min() < 0:
-        raise ValueError(f"{name}: {ids.min()}; ids are at least 0")
+    if ids.size and not 0 <= int(ids.min()) <= int(ids.max()) <= _MOST_ID:
+        raise ValueError(f"{name}: {ids.min()} to {ids.max()}; ids are at least 0 and at most {_MOST_ID}")
     if len(np.unique(ids)) != len(ids):
         raise ValueError(f"{name}: one stands twice; pass each once")
     return ids.astype(np.int64)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
+import operator
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -87,11 +89,10 @@ class KeyphraseIndex:
         """
         settings = self.settings
         queries = check_vectors("queries", queries, width=settings.full_width, may_be_empty=True)
-        if k < 1:
-            raise ValueError(f"k: {k}; pass at least 1")
+        k = whole_number("k", k)
         given = {"leaves_to_search": (leaves_to_search, settings.leaves), "reorder": (reorder, settings.count)}
         for name, (value, most) in given.items():
-            if value is not None and (not settings.leaves or not 1 <= value <= most):
+            if value is not None and (not settings.leaves or not 1 <= whole_number(name, value) <= most):
                 what = f"pass 1 to {most}" if settings.leaves else "brute force has none; leave it out"
                 raise ValueError(f"{name}: {value}; {what}")
         search = functools.partial(self._search, leaves_to_search=leaves_to_search, reorder=reorder)
@@ -111,10 +112,22 @@ class KeyphraseIndex:
             options["reorder"] = max(reorder, wanted)
         searched = prefix(queries, settings.width) if settings.width < settings.full_width else queries
         indices, scores = scann_native.search(self._searcher, searched, wanted, **options)
+        if leaves_to_search is None:
+            self._fill(searched, indices, scores, options)
         if settings.rescore:
             return rescore(queries, self.vectors, indices, k)
         missing = ((0, 0), (0, k - wanted))
         return np.pad(indices, missing, constant_values=-1), np.pad(scores, missing, constant_values=-np.inf)
+
+    def _fill(self, searched: np.ndarray, indices: np.ndarray, scores: np.ndarray, options: dict[str, int]) -> None:
+        """Searches more leaves for those queries whose leaves held too few vectors: duplicates leave many empty."""
+        leaves = options.get("leaves_to_search", 0)
+        while len(short := np.flatnonzero(indices[:, -1] < 0)) and leaves < self.settings.leaves:
+            leaves = min(4 * leaves, self.settings.leaves)
+            more = options | {"leaves_to_search": leaves}
+            indices[short], scores[short] = scann_native.search(
+                self._searcher, searched[short], indices.shape[1], **more
+            )
 
     def measure_recall(self, k: int | None = None) -> float:
         """Recall@k (of `recall_at` by default) on the sample, against exact search over all vectors."""
@@ -125,10 +138,13 @@ class KeyphraseIndex:
     def save(self, directory: str | Path) -> None:
         """Writes the index; its `index.json` comes last, and the directory may be moved afterwards.
 
+        What a killed save left there is replaced.
+
         Raises:
           FileExistsError: the directory holds something already.
         """
         directory = Path(directory)
+        store.remove_unfinished(directory)
         if directory.exists() and any(directory.iterdir()):
             raise FileExistsError(f"{directory}: not empty; pass a new directory for the index")
         assets = directory / store.ASSETS
@@ -168,3 +184,23 @@ def share_found(index: KeyphraseIndex, queries: np.ndarray, k: int, kth: np.ndar
     if index.settings.dtype != "float32":  # its scores are rounded
         scores = score_candidates(queries, index.vectors, found)
     return float(np.mean(scores >= kth[:, None] - _EQUAL))
+
+
+def seconds_a_query(index: KeyphraseIndex, queries: np.ndarray, k: int, at_least: float, **parameters: Any) -> float:
+    """Wall time of one query where all are asked together, over as many passes as take `at_least` seconds."""
+    passes, seconds, begun = 0, 0.0, time.perf_counter()
+    while not passes or seconds < at_least:
+        index.search(queries, k, **parameters)
+        passes, seconds = passes + 1, time.perf_counter() - begun
+    return seconds / (passes * len(queries))
+
+
+def whole_number(name: str, value: Any) -> int:
+    """Raises ValueError unless `value` is a whole number of at least 1: ScaNN takes nothing else."""
+    try:
+        number = operator.index(value)
+    except TypeError:
+        number = 0
+    if number < 1 or isinstance(value, bool):
+        raise ValueError(f"{name}: {value!r}; pass at least 1, a whole number")
+    return number

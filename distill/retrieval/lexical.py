@@ -10,6 +10,8 @@ import numpy as np
 import Stemmer
 from scipy.sparse import csc_array, csr_array
 
+from distill.data.text import normalise_keyphrase
+
 logging.getLogger("bm25s").setLevel(logging.WARNING)  # its import sets DEBUG
 
 _TOKEN = r"(?u)\b\w+\b"  # single characters too: sizes and model numbers carry meaning in listings
@@ -111,7 +113,7 @@ class Lexical:
 
 def _tokenize(texts: Sequence[str]) -> list[list[str]]:
     tokens = bm25s.tokenize(
-        list(texts),
+        [normalise_keyphrase(text) for text in texts],  # so that 12" in a title meets 12 inch
         stopwords="en",
         stemmer=Stemmer.Stemmer("english"),
         token_pattern=_TOKEN,

@@ -7,20 +7,27 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import time
 
 import numpy as np
 
 from distill.retrieval import scann_native
-from distill.retrieval.index_settings import DTYPES, SMALLEST_TREE, IndexSettings, TreeSettings, default_tree
+from distill.retrieval.index_settings import (
+    DTYPES,
+    MOST_VECTORS,
+    SMALLEST_TREE,
+    IndexSettings,
+    TreeSettings,
+    default_tree,
+)
 from distill.retrieval.index_tuning import choose_by_recall, tune
-from distill.retrieval.keyphrase_index import KeyphraseIndex, share_found
+from distill.retrieval.keyphrase_index import KeyphraseIndex, seconds_a_query, share_found
 from distill.retrieval.subset_search import score_candidates
 from distill.retrieval.vectors import check_vectors, hash_vectors, prefix
 
 __all__ = ["KeyphraseIndex", "build_index"]
 
 _MOST_RESCORE = 16  # candidates that the full width scores again, as a multiple of the neighbours asked for
+_EXACT_UP_TO = 50_000  # vectors; of more, exact search is several times slower than a tree
 _HALVES_FROM = 40  # sample queries; with fewer, settings are chosen and checked on the same ones
 
 
@@ -42,8 +49,9 @@ def build_index(
 
     Below `brute_force_below` vectors every search is exact. Above, a tree of about 2·√N cells with 4-bit codes finds
     candidates that are scored by the vectors themselves; the cells to search are the fewest that meet the target on
-    both halves of the sample. With `tune_seconds`, `distill.retrieval.index_tuning` looks for the fastest tree. Where
-    even all cells miss the target the index falls back to brute force, with a note in `describe()`.
+    both halves of the sample. With `tune_seconds`, `distill.retrieval.index_tuning` looks for the fastest tree, and
+    takes exact search where that is as fast. Where even all cells miss the target the index falls back to brute force.
+    A note in `describe()` says so.
 
     Brute force is the same to the bit each time. A tree is not: ScaNN's training of it is seeded but rounds differently
     from build to build, and tuning follows the clock.
@@ -57,7 +65,7 @@ def build_index(
       width: Matryoshka prefix that ScaNN holds and searches; what it finds is ordered again by the full width. 0: D.
       recall_at: the K of the target.
       dtype: what ScaNN keeps of the vectors to score candidates: `float32`, `bfloat16` or `int8`.
-      tune_seconds: budget for trying other trees; 0: none.
+      tune_seconds: budget for trying other trees, beyond the first, which takes its time; 0: none.
       model: hash or name of what made the embeddings; kept, so that `load` can check it.
       keyphrases_sha256: of the texts; kept likewise.
 
@@ -67,12 +75,14 @@ def build_index(
     """
     embeddings = check_vectors("embeddings", embeddings, unit=True)
     count, full_width = embeddings.shape
+    if count > MOST_VECTORS:
+        raise ValueError(f"embeddings: {count} rows; an index holds {MOST_VECTORS} at most: split them")
     sample_queries = check_vectors("sample_queries", sample_queries, width=full_width)
     for name, value, right, words in (
         ("target_recall", target_recall, 0 < target_recall <= 1, "a share above 0 and at most 1"),
         ("seed", seed, 0 <= seed < 2**31, "0 to 2**31 - 1"),
         ("width", width, 0 <= width <= full_width, f"1 to {full_width}, or 0 for that"),
-        ("recall_at", recall_at, recall_at >= 1, "at least 1"),
+        ("recall_at", recall_at, isinstance(recall_at, int) and recall_at >= 1, "a whole number of at least 1"),
         ("dtype", dtype, dtype in DTYPES, f"one of {', '.join(DTYPES)}"),
         ("tune_seconds", tune_seconds, 0 <= tune_seconds < math.inf, "a number of seconds, or 0 for no tuning"),
     ):
@@ -141,7 +151,7 @@ def _tree_index(
 ) -> tuple[KeyphraseIndex | None, str]:
     """A tree that meets the target, or None; and what the settings' note says."""
     k, count, target, note = min(settings.recall_at, settings.count), settings.count, settings.target_recall, ""
-    rescored = 0
+    plain, rescored = settings, 0
     if width < settings.full_width:
         rescored, best = _prefix_candidates(embeddings, queries, kth, k, width, target)
         if not rescored:
@@ -154,10 +164,16 @@ def _tree_index(
         built = settings.with_tree(tree)
         return _Trial(KeyphraseIndex(scann_native.build(searched, built), built, embeddings, queries), kth, k)
 
+    def exact() -> _Trial:
+        return _Trial(_brute_force_index(embeddings, plain, queries, kth), kth, k)
+
     candidates = rescored or k
     if tune_seconds:
         first = default_tree(count)
-        tuned = tune(build, first, k=candidates, count=count, width=width, target=target, seconds=tune_seconds)
+        few = exact if count <= _EXACT_UP_TO else None
+        tuned = tune(
+            build, first, k=candidates, count=count, width=width, target=target, seconds=tune_seconds, exact=few
+        )
     else:
         tuned = choose_by_recall(build(default_tree(count)), k=candidates, count=count, target=target)
     if tuned.trial is None:
@@ -166,6 +182,9 @@ def _tree_index(
     assert isinstance(tuned.trial, _Trial)
     index = tuned.trial.index
     index.curve = tuple(point.as_dict() for point in tuned.curve)
+    if not index.settings.leaves:
+        note = f"{index.settings.note}; " if index.settings.note else ""
+        return index.with_settings(tuned=True, note=f"{note}no tree was faster than exact search"), ""
     return index.with_settings(
         leaves_to_search=tuned.leaves_to_search, reorder=tuned.reorder, recall=tuned.recall
     ), note
@@ -201,18 +220,13 @@ class _Trial:
         key = part, leaves_to_search, reorder
         if key not in self._known:
             rows = self._parts[part]
-            self._known[key] = share_found(
-                self.index,
-                self.index.sample[rows],
-                self._k,
-                self._kth[rows],
-                leaves_to_search=leaves_to_search,
-                reorder=reorder,
-            )
+            parameters = self._parameters(leaves_to_search, reorder)
+            self._known[key] = share_found(self.index, self.index.sample[rows], self._k, self._kth[rows], **parameters)
         return self._known[key]
 
-    def seconds(self, leaves_to_search: int, reorder: int) -> float:
-        queries = self.index.sample
-        begun = time.perf_counter()
-        self.index.search(queries, self._k, leaves_to_search=leaves_to_search, reorder=reorder)
-        return (time.perf_counter() - begun) / len(queries)
+    def seconds(self, leaves_to_search: int, reorder: int, at_least: float) -> float:
+        parameters = self._parameters(leaves_to_search, reorder)
+        return seconds_a_query(self.index, self.index.sample, self._k, at_least, **parameters)
+
+    def _parameters(self, leaves_to_search: int, reorder: int) -> dict[str, int]:
+        return {"leaves_to_search": leaves_to_search, "reorder": reorder} if self.tree.leaves else {}

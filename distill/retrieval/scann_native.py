@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib.abc
 import os
+import sys
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -96,11 +101,34 @@ def _processors() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _scann() -> Any:
-    # scann imports TensorFlow where that is installed, and its greetings are not for our users.
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+class _Without(importlib.abc.MetaPathFinder):
+    """A finder of modules that finds no `package`, for one thread, and knows nothing of others."""
+
+    def __init__(self, package: str):
+        self._package, self._thread = package, threading.get_ident()
+
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> None:
+        if name == self._package and threading.get_ident() == self._thread:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+
+@contextlib.contextmanager
+def _without(package: str) -> Iterator[None]:
+    """Imports of a package that is not loaded yet fail in this thread, as where it is not installed."""
+    finder = _Without(package)
+    sys.meta_path.insert(0, finder)
     try:
-        from scann.scann_ops.py import scann_ops_pybind
+        yield
+    finally:
+        sys.meta_path.remove(finder)
+
+
+def _scann() -> Any:
+    # `import scann` imports TensorFlow for its ops and goes on without it: five seconds of a processor that searching
+    # does not need. Whoever wants the ops (scann_graph) imports them by their own name.
+    try:
+        with _without("tensorflow"):
+            from scann.scann_ops.py import scann_ops_pybind
     except ImportError as error:
         raise ImportError(
             "the keyphrase index needs scann, which exists for Linux only: `pip install scann`, or search with "
@@ -110,6 +138,7 @@ def _scann() -> Any:
 
 
 def _reorder_types() -> dict[str, Any]:
+    _scann()
     from scann.scann_ops.py.scann_builder import ReorderType
 
     return {name.lower(): ReorderType[name] for name in ("FLOAT32", "BFLOAT16", "INT8")}

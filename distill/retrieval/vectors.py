@@ -27,7 +27,7 @@ def check_vectors(
     may_be_empty: bool = False,
     unit: bool = False,
 ) -> np.ndarray:
-    """The array itself when it is C-contiguous float32 [N, D] of finite numbers, else a C-contiguous copy of it.
+    """The array itself when it is C-contiguous, aligned float32 [N, D] of finite numbers, else such a copy of it.
 
     Args:
       name: of the argument, for the error.
@@ -59,7 +59,7 @@ def check_vectors(
             if abs(np.sqrt(squares[worst]) - 1) > _UNIT_TOLERANCE:
                 length = np.sqrt(squares[worst])
                 raise ValueError(f"{name}: row {start + worst} has length {length:.4g}; pass unit vectors")
-    return np.ascontiguousarray(vectors) if not vectors.flags.c_contiguous else vectors
+    return vectors if vectors.flags.c_contiguous and vectors.flags.aligned else vectors.copy("C")
 
 
 def prefix(vectors: np.ndarray, width: int) -> np.ndarray:

@@ -7,11 +7,12 @@ import time
 from pathlib import Path
 from typing import Any
 
-from distill.artifacts import hash_tree
+from distill.artifacts import config_dict, hash_file, hash_tree, read_manifest
 from distill.config import ConfigError
 from distill.stages.base import FOLDERS, Context, Stage, files_below, load_model
 
 KEYPHRASES, ITEMS, INDEX = "keyphrases.npy", "items.npy", "index"
+_TIMED_SECONDS = 0.25  # of searching, for the speed that is reported
 
 
 def run(context: Context, folder: Path) -> dict[str, Any]:
@@ -28,8 +29,8 @@ def _embed(context: Context, folder: Path, model: str) -> dict[str, Any]:
 
     spec, params = load_model(context.folder("student") / "model")
     run_before = context.experiment.index.earlier
-    if run_before and not (Path(run_before) / FOLDERS["index"]).is_dir():
-        raise ConfigError(f"config.index.earlier={run_before!r}: no working directory with a folder {FOLDERS['index']}")
+    if run_before:
+        context.processes.on_first(lambda: _check_earlier(run_before))
     counts: dict[str, Any] = {}
     for name, texts in ((ITEMS, context.item_tokens), (KEYPHRASES, context.keyphrase_tokens)):
         kind, clock = Path(name).stem, time.perf_counter()
@@ -51,8 +52,25 @@ def _embed(context: Context, folder: Path, model: str) -> dict[str, Any]:
     return counts
 
 
+def _check_earlier(run_before: str) -> None:
+    """Raises ConfigError where embeddings that would be copied are not those that the earlier run wrote."""
+    folder = Path(run_before) / FOLDERS["index"]
+    if not folder.is_dir():
+        raise ConfigError(f"config.index.earlier={run_before!r}: no working directory with a folder {FOLDERS['index']}")
+    manifest = read_manifest(folder)
+    for name in (ITEMS, KEYPHRASES) if manifest else ():
+        assert manifest is not None
+        if not (folder / name).is_file() or hash_file(folder / name) != manifest["outputs"].get(name):
+            raise ConfigError(
+                f"config.index.earlier={run_before!r}: {folder / name} is missing or damaged; leave `index.earlier` "
+                f"out, or run that index again with --force"
+            )
+
+
 def _build(context: Context, folder: Path, model: str) -> dict[str, Any]:
     import numpy as np
+
+    from distill.retrieval.keyphrase_index import seconds_a_query
 
     experiment, prepared = context.experiment, context.prepared
     items = np.load(folder / ITEMS, mmap_mode="r")
@@ -61,9 +79,7 @@ def _build(context: Context, folder: Path, model: str) -> dict[str, Any]:
     queries = indexed_width(context, items[np.sort(sample)])
     index = _index(context, folder, model, queries)
     index.search(queries[:10], 100)
-    clock = time.perf_counter()
-    index.search(queries, 100)
-    speed = len(queries) / (time.perf_counter() - clock)
+    speed = 1 / seconds_a_query(index, queries, 100, _TIMED_SECONDS)
     settings = index.settings
     context.reporter.line(
         f"index: {settings.count:,} keyphrases × {settings.width}, {settings.method}, "
@@ -116,15 +132,11 @@ def _index(context: Context, folder: Path, model: str, queries: Any) -> Any:
 def _publish(context: Context, folder: Path) -> str:
     """A new version of what serves together: the index, its keyphrases and the student that embeds for it."""
     from distill.retrieval import versions
+    from distill.stages.versions import about_run, run_parts
 
-    root, data = Path(context.experiment.index.versions), context.folder("prepare")
-    parts = {
-        "index": folder / INDEX,
-        "student": context.folder("student") / "model",
-        "tokenizer": data / "tokenizer",
-        "keyphrases.parquet": data / "keyphrases.parquet",
-    }
-    name = versions.publish(root, parts)
+    root, student = Path(context.experiment.index.versions), context.folder("student")
+    about = about_run(context.workdir, config_dict(STAGE.config(context.experiment)), student)
+    name = versions.publish(root, run_parts(context.folder("prepare"), student, folder), about)
     gone = versions.prune(root, context.experiment.index.keep_versions)
     context.reporter.line(f"index: version {name} is current in {root}" + (f"; deleted {gone}" if gone else ""))
     return name

@@ -1,5 +1,6 @@
 """The tuner on trees whose recall and time are known functions, so that its choice can be compared with all others."""
 
+import dataclasses
 import math
 
 import numpy as np
@@ -14,7 +15,7 @@ COUNT, K = 100_000, 100
 class Known:
     """Recall grows with the share of leaves and with candidates; time has a term for leaves, codes and candidates."""
 
-    def __init__(self, tree, noise=0.0, gap=0.0, clock=None):
+    def __init__(self, tree: TreeSettings, noise=0.0, gap=0.0, clock=None):
         self.tree, self.noise, self.gap, self.clock = tree, np.random.default_rng(0), gap, clock
         self.spread, self.timed = noise, 0
 
@@ -28,7 +29,7 @@ class Known:
         scanned = leaves_to_search / self.tree.leaves * COUNT
         return 1e-9 * (8 * self.tree.leaves + scanned * 40 / self.tree.dims_per_block + 60 * reorder)
 
-    def seconds(self, leaves_to_search, reorder):
+    def seconds(self, leaves_to_search, reorder, at_least):
         self.timed += 1
         if self.clock:
             self.clock[0] += 1.0
@@ -117,7 +118,7 @@ def test_a_slow_spell_falls_on_all_finalists_alike():
 
         calls = 0
 
-        def seconds(self, leaves_to_search, reorder):
+        def seconds(self, leaves_to_search, reorder, at_least):
             Spell.calls += 1
             return self.exact_seconds(leaves_to_search, reorder) * (10 if 3 <= Spell.calls <= 6 else 1)
 
@@ -127,6 +128,62 @@ def test_a_slow_spell_falls_on_all_finalists_alike():
     again = time_again([(trial, point) for point in points])
     speeds = [1 / trial.exact_seconds(point.leaves_to_search, point.reorder) for point in points]
     np.testing.assert_allclose([point.queries_per_second for point in again], speeds)
+
+
+class Exact:
+    """Exact search of known speed."""
+
+    tree = TreeSettings()
+
+    def __init__(self, seconds):
+        self.spent = seconds
+
+    def recall(self, part, leaves_to_search, reorder):
+        return 1.0
+
+    def seconds(self, leaves_to_search, reorder, at_least):
+        assert leaves_to_search == reorder == 0
+        return self.spent
+
+
+def tuned_beside(exact_seconds, **changed):
+    options = {"k": K, "count": COUNT, "width": 64, "target": 0.95, "seconds": 60} | changed
+    built = []
+
+    def build(tree):
+        built.append(tree)
+        return Known(tree)
+
+    return tune(build, default_tree(COUNT), exact=lambda: Exact(exact_seconds), **options), built
+
+
+def test_exact_search_is_chosen_where_no_tree_is_faster():
+    alone = tune(Known, default_tree(COUNT), k=K, count=COUNT, width=64, target=0.95, seconds=60)
+    assert isinstance(alone.trial, Known)
+    fastest = alone.trial.exact_seconds(alone.leaves_to_search, alone.reorder)
+    for share, exact in ((0.9, True), (1.0, True), (1.1, False)):
+        tuned, built = tuned_beside(share * fastest)
+        assert tuned.trial is not None and (not tuned.trial.tree.leaves) == exact, share
+        assert len(built) > 3
+        if exact:
+            assert (tuned.leaves_to_search, tuned.reorder, tuned.recall) == (0, 0, 1.0)
+    assert any(not point.tree.leaves for point in tuned.curve)
+
+
+def test_no_further_tree_is_built_where_exact_search_is_far_ahead():
+    tuned, built = tuned_beside(1e-9)
+    assert built == [default_tree(COUNT)] and tuned.trial is not None and not tuned.trial.tree.leaves
+
+
+def test_who_is_far_behind_is_not_timed_to_the_end():
+    trial, slow = Known(default_tree(COUNT)), Known(default_tree(COUNT))
+    point = choose_by_recall(trial, k=K, count=COUNT, target=0.95).curve[0]
+    trial.timed = 0
+    worse = dataclasses.replace(point, leaves_to_search=3 * point.leaves_to_search)
+    again = time_again([(trial, point), (slow, worse)])
+    assert trial.timed == 7 and slow.timed == 3
+    speeds = [1 / trial.exact_seconds(one.leaves_to_search, one.reorder) for one in (point, worse)]
+    np.testing.assert_allclose([one.queries_per_second for one in again], speeds)
 
 
 def test_bisection_finds_the_smallest():

@@ -1,4 +1,5 @@
 import shutil
+import subprocess
 import sys
 
 import numpy as np
@@ -160,6 +161,8 @@ def test_what_does_not_fit_changes_nothing():
         ([8, 9], unit(1, 1), "2 of them for 1 vectors"),
         ([-1], unit(1, 1), "at least 0"),
         ([0.5], unit(1, 1), "integers"),
+        (["shoes"], unit(1, 1), "integers"),
+        (np.array([2**63 + 5], np.uint64), unit(1, 1), "at most 9223372036854775807"),
     ):
         with pytest.raises(ValueError, match=words):
             index.put(np.array(ids), vectors)
@@ -173,3 +176,66 @@ def test_what_does_not_fit_changes_nothing():
     with pytest.raises(ValueError, match="every keyphrase was removed"):
         index.rebuilt(exact_index)
     assert (index.search(unit(0, 2), 3)[0] == -1).all() and index.measure_recall() == 1.0
+
+
+def test_an_index_is_not_saved_over_another_one(tree, tmp_path):
+    """Changes of one index beside another of as many keyphrases would be read as that one's."""
+    ChangingIndex(exact_index(unit(0, 30))).save(tmp_path / "index")
+    before = (tmp_path / "index" / CHANGES).read_bytes()
+    with pytest.raises(FileExistsError, match="another index than the one that was changed"):
+        ChangingIndex(exact_index(unit(1, 30))).save(tmp_path / "index")
+    assert (tmp_path / "index" / CHANGES).read_bytes() == before
+    ChangingIndex.load(tmp_path / "index")
+    ChangingIndex(exact_index(unit(0, 30))).save(tmp_path / "index")  # the same one, built again
+
+
+def test_a_save_that_was_killed_is_done_again(tmp_path):
+    code = """
+import os, signal, sys
+import numpy as np
+from distill.retrieval import index_store
+from distill.retrieval.index_updates import ChangingIndex
+from tests.retrieval.test_index_updates import exact_index, unit
+index_store.write_manifest = lambda *a: os.kill(os.getpid(), signal.SIGKILL)
+ChangingIndex(exact_index(unit(0, 30))).save(sys.argv[1])
+"""
+    assert subprocess.run([sys.executable, "-c", code, str(tmp_path / "index")]).returncode == -9
+    assert any((tmp_path / "index" / "base").iterdir())
+    index = ChangingIndex(exact_index(unit(0, 30)))
+    index.save(tmp_path / "index")
+    assert len(ChangingIndex.load(tmp_path / "index")) == 30
+
+
+@pytest.mark.parametrize("place", [0.1, 0.5, 0.9])
+def test_a_damaged_file_of_changes_is_refused_by_name(tree, tmp_path, place):
+    index = ChangingIndex(exact_index(unit(0, 30)))
+    index.put(np.arange(100, 400), unit(1, 300))
+    index.save(tmp_path / "index")
+    path = tmp_path / "index" / CHANGES
+    data = bytearray(path.read_bytes())
+    data[int(place * len(data))] ^= 0xFF
+    path.write_bytes(data)
+    with pytest.raises(ValueError, match=CHANGES):
+        ChangingIndex.load(tmp_path / "index")
+    path.write_bytes(data[: len(data) // 2])
+    with pytest.raises(ValueError, match=CHANGES):
+        ChangingIndex.load(tmp_path / "index")
+
+
+def test_rounded_scores_do_not_decide_between_what_was_built_and_what_was_added():
+    """int8 rounds each coordinate: an added vector that is a hair nearer must still come first."""
+    vectors, queries = unit(0, 200, 32), unit(5, 40, 32)
+    base = build_index(
+        vectors, brute_force_below=10**9, target_recall=0.5, sample_queries=queries, seed=0, dtype="int8", recall_at=10
+    )
+    assert base.settings.dtype == "int8"
+    index = ChangingIndex(base, np.arange(200))
+    index.put(np.arange(1000, 1200), unit(1, 200, 32))
+    there = dict(enumerate(vectors)) | dict(zip(range(1000, 1200), unit(1, 200, 32)))
+    ids, scores = index.search(queries, 10)
+    _, expected = by_hand(there, queries, 10)
+    exact = np.take_along_axis(
+        queries @ np.stack([there[i] for i in sorted(there)]).T, np.searchsorted(sorted(there), ids), 1
+    )
+    np.testing.assert_allclose(scores, exact, atol=1e-6)
+    assert np.mean(scores >= expected[:, -1:] - 1e-6) > 0.95

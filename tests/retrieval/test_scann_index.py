@@ -1,11 +1,17 @@
+import hashlib
 import json
+import shutil
 import subprocess
 import sys
+import tempfile
+import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from distill.retrieval import exact
+from distill.retrieval.index_store import hash_keyphrases
 from distill.retrieval.scann_index import KeyphraseIndex, build_index
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="scann exists for Linux only")
@@ -94,9 +100,13 @@ def test_save_move_and_load(name, queries, tmp_path, request):
 
 
 def test_saving_does_not_overwrite(tree, tmp_path):
-    (tmp_path / "notes.txt").write_text("mine")
-    with pytest.raises(FileExistsError, match="not empty"):
-        tree.save(tmp_path)
+    for name in ("notes.txt", "vectors.npy", "scann/module.py"):
+        file = tmp_path / Path(name).stem / name
+        file.parent.mkdir(parents=True)
+        file.write_text("mine")
+        with pytest.raises(FileExistsError, match="not empty"):
+            tree.save(tmp_path / Path(name).stem)
+        assert file.read_text() == "mine"
 
 
 @pytest.fixture
@@ -210,3 +220,136 @@ else:
     raise AssertionError("built without scann")
 """
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+
+
+def test_scann_leaves_tensorflow_alone_and_other_threads_may_import_it():
+    """The ops of ScaNN stay importable afterwards; nothing is left in the way of imports."""
+    code = """
+import sys, threading
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+package = Path(sys.argv[1]) / "tensorflow"
+package.mkdir()
+(package / "__init__.py").write_text("import time; time.sleep(0.2); here = True")
+finders = list(sys.meta_path)
+from distill.retrieval import scann_native
+scann_native._scann()
+assert "tensorflow" not in sys.modules and sys.meta_path == finders
+found = []
+def other():
+    import tensorflow
+    found.append(tensorflow.here)
+thread = threading.Thread(target=other)
+with scann_native._without("tensorflow"):
+    thread.start()
+    thread.join()
+assert found == [True]
+"""
+    with tempfile.TemporaryDirectory() as folder:
+        subprocess.run([sys.executable, "-c", code, folder], check=True, timeout=120)
+
+
+def test_the_tuner_takes_exact_search_of_few_vectors_where_that_is_fastest(embeddings, queries):
+    """At 1,200 vectors one matrix product is faster than walking a tree, whatever the machine does meanwhile."""
+    options = {"brute_force_below": 0, "sample_queries": queries, "seed": 0, "recall_at": 10}
+    index = build_index(embeddings[:1200], target_recall=0.999, tune_seconds=0.1, **options)
+    described = index.describe()
+    assert described["tuned"] and index.curve
+    if described["method"] == "brute_force":
+        assert described["recall"] == 1.0 and "no tree was faster" in described["note"]
+    else:
+        best = max(point["queries_per_second"] for point in index.curve if point["leaves"])
+        exact = max(point["queries_per_second"] for point in index.curve if not point["leaves"])
+        assert best > exact
+
+
+def test_duplicates_leave_leaves_empty_and_k_are_found_nevertheless():
+    """Ten distinct vectors, three hundred times each: most leaves hold nothing."""
+    distinct = np.linalg.qr(np.random.default_rng(0).normal(size=(16, 16)))[0][:10].astype(np.float32)
+    vectors = np.repeat(distinct, 300, axis=0)
+    index = build_index(vectors, brute_force_below=0, target_recall=0.9, sample_queries=distinct, seed=0)
+    assert index.describe()["method"] == "tree_ah"
+    for k in (1, 300, 500, 3000):
+        indices, scores = index.search(distinct, k)
+        assert all(len(set(row)) == k for row in indices.tolist()) and indices.min() >= 0, k
+        np.testing.assert_allclose(scores[:, : min(k, 300)], 1, atol=1e-5)
+        assert (indices[:, : min(k, 300)] // 300 == np.arange(10)[:, None]).all()
+
+
+def test_searches_from_several_threads_agree(tree, queries):
+    expected = tree.search(queries, 20)
+    found = []
+    threads = [threading.Thread(target=lambda: found.append(tree.search(queries, 20))) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(found) == 8
+    for indices, scores in found:
+        np.testing.assert_array_equal(indices, expected[0])
+        np.testing.assert_array_equal(scores, expected[1])
+
+
+def test_an_index_that_is_deleted_and_written_anew_does_not_disturb_who_has_it_open(embeddings, queries, tmp_path):
+    """Its vectors are memory-mapped here: new files take the place of old ones, whose bytes stay with the reader."""
+    options = {"brute_force_below": 1000, "target_recall": 0.5, "sample_queries": queries[:100], "seed": 3}
+    build_index(embeddings, dtype="bfloat16", **options).save(tmp_path / "index")
+    reader = KeyphraseIndex.load(tmp_path / "index")
+    before = reader.vectors[:100].copy()
+    allowed = np.arange(50)  # read from the mapped file
+    expected = reader.search(queries, 5, allowed=allowed)
+    shutil.rmtree(tmp_path / "index")
+    build_index(-embeddings[::-1], dtype="bfloat16", **options).save(tmp_path / "index")
+    np.testing.assert_array_equal(reader.vectors[:100], before)
+    np.testing.assert_array_equal(reader.search(queries, 5, allowed=allowed)[1], expected[1])
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("leaves_to_search", 0),
+        ("leaves_to_search", 10**6),
+        ("leaves_to_search", "12"),
+        ("leaves_to_search", True),
+        ("reorder", 0),
+        ("reorder", 10**9),
+        ("leaves", -1),
+        ("leaves", 0),
+        ("count", 0),
+        ("count", 2**40),
+        ("width", 0),
+        ("dtype", "float16"),
+        ("recall_at", 0),
+        ("seed", None),
+    ],
+)
+def test_settings_that_scann_could_not_search_by_are_refused_by_name(saved, name, value):
+    manifest = json.loads((saved / "index.json").read_text())
+    (saved / "index.json").write_text(json.dumps(manifest | {name: value}))
+    said = "method" if name == "leaves" else name
+    with pytest.raises(ValueError, match=rf"index\.json: cannot be read.*{said} is"):
+        KeyphraseIndex.load(saved)
+
+
+@pytest.mark.parametrize("k", [2.5, None, "3", True, 0, -1])
+def test_numbers_that_are_no_numbers_are_refused(tree, queries, k):
+    with pytest.raises(ValueError, match=r"k: .*whole number"):
+        tree.search(queries[:1], k)
+    if k is not None:
+        with pytest.raises(ValueError, match="leaves_to_search: "):
+            tree.search(queries[:1], 3, leaves_to_search=k)
+    assert tree.search(queries[:1], np.int32(3))[0].shape == (1, 3)
+
+
+def test_keyphrases_with_control_characters_do_not_share_a_hash():
+    lists = (["a\0", "b"], ["a", "\0b"], ["a\0b"], ["a", "b"], ["a\1", "b"], ["a\1\1", "b"], ["a\1\2", "b"], ["ab"], [])
+    assert len({hash_keyphrases(texts) for texts in lists}) == len(lists)
+    # Written out: what was hashed so far keeps its hash.
+    assert hash_keyphrases(["café", "b"]) == hashlib.sha256("café\0b\0".encode()).hexdigest()
+
+
+def test_memory_that_is_not_aligned_is_copied(tree, queries):
+    raw = bytearray(b"x" + queries[:4].tobytes())
+    crooked = np.ndarray((4, 32), np.float32, buffer=raw, offset=1)
+    assert not crooked.flags.aligned
+    np.testing.assert_array_equal(tree.search(crooked, 5)[0], tree.search(queries[:4], 5)[0])

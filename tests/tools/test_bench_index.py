@@ -132,6 +132,32 @@ def test_the_search_that_is_timed_is_the_cheapest_on_target(tools, tmp_path):
         list(sides.points_on_target(side, work, 0.99))
 
 
+def test_the_tuner_is_held_against_a_grid_with_exact_search_in_it(tools, tmp_path, monkeypatch, capsys):
+    import bench_index_tuner  # pyright: ignore[reportMissingImports]
+
+    from distill.retrieval import index_tuning
+
+    for module, name, value in (
+        (index_tuning, "_PASS", 0.01),
+        (index_tuning, "_GLANCE", 0.01),
+        (tools[1], "AT_LEAST", 0.01),
+        (bench_index_tuner, "LEAVES", (1,)),
+        (bench_index_tuner, "DIMS_PER_BLOCK", (1,)),
+        (bench_index_tuner, "REORDERS", (2,)),
+    ):
+        monkeypatch.setattr(module, name, value)
+    figures = bench_index_tuner.check_tuner(make_work(tools, tmp_path), 0.9, tune_seconds=0.1, rounds=1)
+    printed = capsys.readouterr().out
+    assert set(figures) == {"tuner_qps_vs_grid", "tuner_recall_error"}
+    assert "TreeSettings(leaves=0" in printed and printed.count("TreeSettings(leaves=55") == 2
+    said = [line.rsplit(": ", 1)[1] for line in printed.splitlines() if line.startswith("tuner: ")]
+    exact = "(exact search)" in printed
+    assert said == [
+        bench_index_tuner._verdict(abs(figures["tuner_recall_error"]) <= 0.01 or exact),
+        bench_index_tuner._verdict(figures["tuner_qps_vs_grid"] >= 0.9),
+    ]
+
+
 def test_without_peers_ratios_are_left_out_and_the_bench_says_why(tmp_path):
     printed, figures = run([*TINY, "--tasks", "peers"], tmp_path / "python")
     assert set(figures) == OURS and figures["index_recall"] >= 0.95
