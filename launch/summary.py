@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import numpy as np
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from distill.evaluate.metric_table import DESCRIPTIONS
 from distill.stages import Context
 from distill.stages.evaluate import METRICS, REPORT
+
+_ASKED_AT_ONCE = 256  # listings whose recommendations are read at once
 
 
 def print_summary(context: Context, listings: int = 3) -> None:
@@ -42,10 +46,18 @@ def print_summary(context: Context, listings: int = 3) -> None:
 def _print_listings(context: Context, console: Console, listings: int) -> None:
     from distill.stages.recommend import recommendations
 
-    table, prepared = recommendations(context), context.prepared
-    ids = np.asarray(table["item_id"].to_pylist(), object)
-    shown = [i for i in np.flatnonzero(prepared.item_is_holdout) if prepared.item_ids[i] in set(ids)][:listings]
-    for item in shown:
-        console.print(f"\n[bold]Listing[/bold] {prepared.titles[item]}", soft_wrap=True)
-        for row in table.filter(ids == prepared.item_ids[item]).to_pylist()[:5]:
-            console.print(f"  {row['relevance']:.2f}  {row['keyphrase']}", markup=False)
+    prepared = context.prepared
+    title_of = {prepared.item_ids[item]: prepared.titles[item] for item in np.flatnonzero(prepared.item_is_holdout)}
+    ids, shown = list(title_of), 0
+    for start in range(0, len(ids), _ASKED_AT_ONCE):  # rarely more than once: most listings have recommendations
+        asked = ids[start : start + _ASKED_AT_ONCE]
+        rows_of: dict[str, list[dict[str, Any]]] = {}
+        for row in recommendations(context, asked).sort_by("rank").to_pylist():
+            rows_of.setdefault(row["item_id"], []).append(row)
+        for item_id in [item_id for item_id in asked if item_id in rows_of][: listings - shown]:
+            shown += 1
+            console.print(f"\n[bold]Listing[/bold] {escape(title_of[item_id])}", soft_wrap=True)
+            for row in rows_of[item_id][:5]:
+                console.print(f"  {row['relevance']:.2f}  {row['keyphrase']}", markup=False)
+        if shown == listings:
+            return

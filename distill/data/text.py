@@ -1,4 +1,8 @@
-"""Text of items and keyphrases: one normal form, one notion of tokens, one way to write an item down."""
+"""Text of items and keyphrases: one normal form, one notion of tokens, one way to write an item down.
+
+Whatever compares or keys keyphrases does so by `normalise_keyphrase` or `fold_tokens`. Items are shown and encoded as
+their sellers wrote them.
+"""
 
 from __future__ import annotations
 
@@ -7,12 +11,18 @@ import re
 import unicodedata
 from collections.abc import Sequence, Set
 
+from distill.data.units import fold_units
+
 # Invisible format characters that carry no meaning in a search: soft hyphen, direction marks, word joiners, BOM.
 # Zero-width (non-)joiners stay: Persian, Indic scripts and emoji need them.
 _DELETED = {0x00AD: None, 0xFEFF: None, 0x200E: None, 0x200F: None}
 _DELETED |= dict.fromkeys((*range(8234, 8239), *range(8288, 8298)))
 _SPACED = dict.fromkeys((*range(32), *range(127, 160), 8203), " ")
-_CLEAN = _SPACED | _DELETED
+_SPACED |= dict.fromkeys((code for code in range(0x3001) if chr(code).isspace()), " ")
+_CLEAN = _SPACED | _DELETED | {0x2044: "/"}  # NFKC makes 1⁄2 of ½
+
+# A number and a fraction, whose digits NFKC would join (2½ to 21⁄2), and how they are kept apart; for `re` and RE2.
+FRACTION, SEPARATED = "([0-9])([¼-¾⅐-⅞↉])", r"\1 \2"
 
 _TOKEN = re.compile(r"\d+(?:[.,]\d+)+|[^\W_]+(?:['’][^\W_]+)*")
 
@@ -45,17 +55,27 @@ _IRREGULAR = {
 
 
 def normalise_keyphrase(text: str) -> str:
-    """The form in which keyphrases are compared: NFKC, case-folded, blanks and control characters collapsed.
+    """The form in which keyphrases are kept and compared: NFKC, case-folded, single spaces, one spelling of units.
 
-    Idempotent. A text of blanks and invisible characters alone becomes "".
+    Idempotent. A text of blanks and invisible characters alone becomes "". `distill.data.units` says which units, and
+    `distill.export.graph_text` does the same in a SavedModel.
     """
     if text.isascii():
-        return " ".join(text.lower().translate(_SPACED).split())
+        return fold_units(" ".join(text.lower().translate(_SPACED).split()))
+    text = re.sub(FRACTION, SEPARATED, text)
     previous = None
     while text != previous:  # case folding may undo NFKC and the reverse; a few rounds reach the fixed point
         previous = text
-        text = unicodedata.normalize("NFKC", text).casefold().translate(_CLEAN)
-    return " ".join(text.split())
+        text = fold_and_clean(unicodedata.normalize("NFKC", text))
+    return fold_units(" ".join(text.split()))
+
+
+def fold_and_clean(text: str) -> str:
+    """`text` case-folded, with blanks and control characters as spaces and without format characters.
+
+    Each character by itself, whatever stands beside it.
+    """
+    return text.casefold().translate(_CLEAN)
 
 
 def _fold_plural(word: str) -> str:
@@ -88,7 +108,7 @@ def _fold_word(word: str) -> str:
 
 
 def fold_tokens(text: str) -> frozenset[str]:
-    """The set of word tokens of `text`, normalised, with plurals and possessives folded to the singular.
+    """The set of word tokens of `text`, normalised (units too), with plurals and possessives folded to the singular.
 
     boots → boot, dresses → dress, batteries → battery, men's → man; glass, series, bus and "6s" stay.
     """

@@ -54,6 +54,7 @@ UNDIRECTED = (  # figures of which more is neither better nor worse
     "align_only_search",
     "align_only_judge",
 )
+RECOMMEND = "recommend"  # in a source's place: the candidates of all sources of the stage of that name, together
 COMPARED = ("relevant_per_item", "relevant_share", "exclusive_relevant_per_item", "head_relevant_per_item")
 
 Pairs = tuple[NDArray[np.int64], NDArray[np.int64]]  # listing and keyphrase, [M] each

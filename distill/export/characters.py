@@ -33,16 +33,19 @@ _HIGH, _LOW = "\u302e", "\u1b44"  # marks of a high and a low combining class (2
 _AT_ONCE = 1 << 16
 
 
-class CharacterTable(NamedTuple):
-    """Elements of code point c: `elements[start[e] : start[e] + length[e]]`, e = pages[c // PAGE] * PAGE + c % PAGE.
-
-    The code of `added[i]` is CODE_POINTS + i.
-    """
+class PagedTable(NamedTuple):
+    """Elements of code point c: `elements[start[e] : start[e] + length[e]]`, e = pages[c // PAGE] * PAGE + c % PAGE."""
 
     pages: np.ndarray  # int32
     start: np.ndarray  # int32
     length: np.ndarray  # int32
     elements: np.ndarray  # int32
+
+
+class CharacterTable(NamedTuple):
+    """What a tokenizer makes of each code point; the code of `added[i]` is CODE_POINTS + i."""
+
+    paged: PagedTable
     added: tuple[str, ...]  # tokens such as `[SEP]` that are recognised in the text itself
     max_characters: int  # of a word; longer ones are unknown
     unknown: str  # the token of unknown words
@@ -88,7 +91,7 @@ def character_table(tokenizer: Tokenizer) -> CharacterTable:
         marks[-1] |= AFTER
         rows[CODE_POINTS + i] = tuple(ord(c) | mark for c, mark in zip(token, marks))
     return CharacterTable(
-        *_paged(rows), added, model["max_input_chars_per_word"], model["unk_token"], model["continuing_subword_prefix"]
+        paged(rows), added, model["max_input_chars_per_word"], model["unk_token"], model["continuing_subword_prefix"]
     )
 
 
@@ -208,8 +211,8 @@ def _elements(own: str, text: str, kinds: dict[str, str], ranks: dict[str, int],
     return tuple(elements)
 
 
-def _paged(rows: Sequence[tuple[int, ...]]) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Pages that are equal are kept once."""
+def paged(rows: Sequence[tuple[int, ...]]) -> PagedTable:
+    """The elements of each code point in a table that keeps equal pages once."""
     pages: list[int] = []
     known: dict[tuple[tuple[int, ...], ...], int] = {}
     kept: list[tuple[int, ...]] = []
@@ -223,4 +226,4 @@ def _paged(rows: Sequence[tuple[int, ...]]) -> tuple[np.ndarray, np.ndarray, np.
     length = np.array([len(row) for row in kept], np.int32)
     elements = np.array([e for row in kept for e in row], np.int32)
     start = (np.cumsum(length) - length).astype(np.int32)
-    return np.array(pages, np.int32), start, length, elements
+    return PagedTable(np.array(pages, np.int32), start, length, elements)

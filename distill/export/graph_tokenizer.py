@@ -16,10 +16,11 @@ from distill.export.characters import (
     RANK_SHIFT,
     STARTS_RUN,
     CharacterTable,
+    PagedTable,
 )
 from distill.export.tensorflow_door import load_tensorflow
 
-_REPLACEMENT = 0xFFFD  # what bytes that are no UTF-8 become, as in Python's errors="replace"
+REPLACEMENT = 0xFFFD  # what bytes that are no UTF-8 become, as in Python's errors="replace"
 
 _MOST_BYTES = 256  # of a token, in tensorflow-text
 
@@ -92,7 +93,7 @@ class GraphTokenizer:
         tf = self._tf
         elements, rows = self._elements(texts)
         new_row = tf.concat([[True], rows[1:] != rows[:-1]], 0)[: tf.size(rows)]
-        if (self._table.elements >> RANK_SHIFT).any():
+        if (self._table.paged.elements >> RANK_SHIFT).any():
             elements = self._in_canonical_order(elements, new_row)
         ends = tf.concat([[False], (elements[:-1] & AFTER) > 0], 0)[: tf.size(rows)]
         word = tf.cumsum(tf.cast(new_row | ends | ((elements & BEFORE) > 0), tf.int64))
@@ -111,18 +112,12 @@ class GraphTokenizer:
     def _elements(self, texts: Any) -> tuple[Any, Any]:
         """The elements of all characters of all texts, with whole characters in them, and whose they are, int64."""
         tf, table = self._tf, self._table
-        decoded = tf.strings.unicode_decode(texts, "UTF-8", errors="replace", replacement_char=_REPLACEMENT)
+        decoded = tf.strings.unicode_decode(texts, "UTF-8", errors="replace", replacement_char=REPLACEMENT)
         codes, rows = decoded.values, decoded.value_rowids()
         if table.added:
             may = tf.reduce_any([tf.reduce_any(codes == ord(token[0])) for token in table.added])
             codes = tf.cond(may, lambda: self._with_added(codes, rows), lambda: codes)
-        entry = tf.gather(tf.constant(table.pages), codes // PAGE) * PAGE + codes % PAGE
-        start, length = tf.gather(tf.constant(table.start), entry), tf.gather(tf.constant(table.length), entry)
-        at = tf.ragged.range(start, start + length)
-        elements = tf.gather(tf.constant(table.elements), at.values)
-        owner = at.value_rowids()
-        own = (elements & CHARACTER) == CHARACTER
-        elements = tf.where(own, elements & ~CHARACTER | tf.gather(codes, owner), elements)
+        elements, owner = look_up(table.paged, codes)
         return elements, tf.gather(rows, owner)
 
     def _with_added(self, codes: Any, rows: Any) -> Any:
@@ -153,6 +148,18 @@ class GraphTokenizer:
         # Rare: two marks that are kept, in one run.
         several = tf.reduce_any((ranks[1:] > 0) & (ranks[:-1] > ranks[1:]))
         return tf.cond(several, ordered, lambda: elements)
+
+
+def look_up(table: PagedTable, codes: Any) -> tuple[Any, Any]:
+    """The elements of code points int32 [C], one after the other, and the place in `codes` that each comes from."""
+    tf = load_tensorflow()
+    entry = tf.gather(tf.constant(table.pages), codes // PAGE) * PAGE + codes % PAGE
+    start, length = tf.gather(tf.constant(table.start), entry), tf.gather(tf.constant(table.length), entry)
+    at = tf.ragged.range(start, start + length)
+    elements = tf.gather(tf.constant(table.elements), at.values)
+    owner = at.value_rowids()
+    own = (elements & CHARACTER) == CHARACTER
+    return tf.where(own, elements & ~CHARACTER | tf.gather(codes, owner), elements), owner
 
 
 def _vocabulary(tokenizer: Tokenizer, table: CharacterTable) -> list[str]:

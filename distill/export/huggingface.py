@@ -24,8 +24,9 @@ tags: [sentence-transformers, feature-extraction, keyphrase-recommendation]
 # Listing and keyphrase encoder
 
 Maps listings and advertiser keyphrases (buyer searches) to unit vectors of {width} coordinates whose dot product is
-their relevance. A listing's text is its leaf category, a space, its title; a keyphrase stands as it is. Texts are cut
-at {max_tokens} tokens.
+their relevance. A listing's text is its leaf category, a space, its title, as the seller wrote them. A keyphrase is to
+be in the normal form that the training data was in: NFKC, case-folded, single spaces, one spelling of units ("12 inch"
+for 12", 12in and 12-inch); `distill.data.text.normalise_keyphrase` makes it. Texts are cut at {max_tokens} tokens.
 
 ```python
 from sentence_transformers import SentenceTransformer
@@ -55,8 +56,10 @@ tags: [sentence-transformers, cross-encoder, keyphrase-recommendation]
 # Relevance of a keyphrase to a listing
 
 A cross-encoder that reads (keyphrase, listing text), in that order; the text is the listing's leaf category, a space,
-its title. `predict` gives a relevance between 0 and 1, the sigmoid of the model's one logit. Pairs are cut at
-{max_tokens} tokens.
+its title, as the seller wrote them. The keyphrase is to be in the normal form that the training data was in: NFKC,
+case-folded, single spaces, one spelling of units ("12 inch" for 12", 12in and 12-inch);
+`distill.data.text.normalise_keyphrase` makes it. `predict` gives a relevance between 0 and 1, the sigmoid of the
+model's one logit. Pairs are cut at {max_tokens} tokens.
 
 ```python
 from sentence_transformers import CrossEncoder

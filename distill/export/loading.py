@@ -25,27 +25,23 @@ class Tensor:
     shape: tuple[int | None, ...]
 
 
-class LoadedModel:
-    """A SavedModel's default signature.
+class Signature:
+    """A signature of a SavedModel.
 
     Attributes:
-      name: of its directory.
       inputs: names of its inputs, sorted; each a string vector [N].
       outputs: its outputs by name; the first size is N.
     """
 
-    def __init__(self, directory: Path):
-        """Raises:
-        ValueError: there is no SavedModel, or its signature is not of string vectors.
+    def __init__(self, directory: Path, module: Any, key: str):
+        """`module` is what TensorFlow loaded of `directory`.
+
+        Raises:
+          ValueError: an input is not a string vector.
         """
-        tf = load_tensorflow()
-        self._tf, self.name = tf, directory.name
-        try:
-            # Held, because its variables live as long as it does.
-            self._module = tf.saved_model.load(str(directory))
-            self._serve = self._module.signatures[SIGNATURE]
-        except (OSError, KeyError, tf.errors.OpError) as error:
-            raise ValueError(f"{directory}: not a SavedModel with `{SIGNATURE}` ({error}); run export again") from error
+        # The module is held, because its variables live as long as it does.
+        tf = self._tf = load_tensorflow()
+        self._module, self._serve = module, module.signatures[key]
         specs = self._serve.structured_input_signature[1]
         for name, spec in specs.items():
             if spec.dtype != tf.string or spec.shape.rank != 1:
@@ -61,6 +57,28 @@ class LoadedModel:
         """
         tensors = {name: self._tf.constant(list(inputs[name]), self._tf.string, [len(inputs[name])]) for name in inputs}
         return {name: value.numpy() for name, value in self._serve(**tensors).items()}
+
+
+class LoadedModel(Signature):
+    """A SavedModel's default signature.
+
+    Attributes:
+      name: of its directory.
+      further: its other signatures by name.
+    """
+
+    def __init__(self, directory: Path):
+        """Raises:
+        ValueError: there is no SavedModel, or a signature is not of string vectors.
+        """
+        tf = load_tensorflow()
+        try:
+            module = tf.saved_model.load(str(directory))
+            super().__init__(directory, module, SIGNATURE)
+        except (OSError, KeyError, tf.errors.OpError) as error:
+            raise ValueError(f"{directory}: not a SavedModel with `{SIGNATURE}` ({error}); run export again") from error
+        self.name = directory.name
+        self.further = {key: Signature(directory, module, key) for key in module.signatures if key != SIGNATURE}
 
 
 def load_models(directory: Path, threads: int = 0) -> tuple[dict[str, LoadedModel], dict[str, str]]:

@@ -8,7 +8,10 @@ import math
 from collections.abc import Mapping, Sequence
 
 SAVED_MODELS = {
-    "student": ("`text` (a listing's or a keyphrase)", "`embedding`, float32 [N, {width}], unit vectors"),
+    "student": (
+        "`text` (a listing's), or under the signature `keyphrase`: `keyphrase`",
+        "`embedding`, float32 [N, {width}], unit vectors",
+    ),
     "assistant": ("`keyphrase`, `category`, `title`", "`relevance`, float32 [N], 0–1"),
     "recommender": ("`category`, `title`", "`keyphrase`, string [N, {k}], `score`, float32 [N, {k}]"),
     "recommender_exact": ("`category`, `title`", "as `recommender`, without ScaNN: every keyphrase is compared"),
@@ -80,7 +83,9 @@ def _contents(facts: CardFacts) -> list[str]:
     return [
         *lines,
         "",
-        '`category` is the name of the leaf category, "" for none. Scores are cosines, best first.',
+        '`category` is the name of the leaf category, "" for none. Scores are cosines, best first. What is called '
+        '`keyphrase` is brought into the normal form of the training data (NFKC, case, spaces, units: 12" is 12 inch); '
+        "`text` and the models in `huggingface` are read as they stand.",
         "",
         "```python",
         "import tensorflow as tf, tensorflow_text",

@@ -12,8 +12,9 @@ import numpy as np
 from distill.export.batches import MOST_ROWS, in_chunks
 from distill.export.graph_tokenizer import GraphTokenizer
 from distill.export.lowering import lower_student
-from distill.export.saved_model import Requests, item_text, save
+from distill.export.saved_model import item_text, save
 from distill.export.tensorflow_door import load_tensorflow
+from distill.export.warm_up import SIGNATURE, Requests
 from distill.models.encoder import EncoderSpec, Params
 from distill.retrieval import index_store, scann_graph, scann_native
 from distill.retrieval.index_settings import IndexSettings
@@ -41,7 +42,8 @@ def save_recommender(
 
     Args:
       directory: made, or replaced.
-      tokenizer, spec, params, max_tokens, warm_up: as of `save_student`.
+      tokenizer, spec, params, warm_up: as of `save_student`.
+      max_tokens: of a listing's text, special tokens included.
       index: of `KeyphraseIndex.save`.
       keyphrases: texts of its rows.
       k: how many; all of them where there are fewer.
@@ -70,7 +72,8 @@ def save_recommender(
         found, scores = in_chunks(lambda *chunk: search(embed(*chunk)), padded, max_tokens, rows, output)
         return {"keyphrase": tf.where(found < 0, "", tf.gather(texts, tf.maximum(found, 0))), "score": scores}
 
-    save(directory, serve, ("category", "title"), {"parameters": variables, "keyphrases": texts, **holds}, warm_up)
+    signatures = {SIGNATURE: (serve, ("category", "title"))}
+    save(directory, signatures, {"parameters": variables, "keyphrases": texts, **holds}, warm_up)
 
 
 def _exact(index: Path, settings: IndexSettings, k: int) -> tuple[dict[str, Any], Search]:

@@ -2,29 +2,35 @@
 
 | SavedModel | inputs, string [N] | outputs |
 |---|---|---|
-| `student` | `text` | `embedding`, float32 [N, D], unit vectors |
+| `student` | `text`: of a listing | `embedding`, float32 [N, D], unit vectors |
+| its signature `keyphrase` | `keyphrase` | the same |
 | `assistant` | `keyphrase`, `category`, `title` | `relevance`, float32 [N], 0–1 |
 | `recommender` | `category`, `title` | `keyphrase`, string [N, K], `score`, float32 [N, K]: cosines, best first |
 
-All under `serving_default`. Whoever loads one imports tensorflow_text, and scann for the recommender that needs it, so
-that TensorFlow knows their ops. `category` is the name of the leaf category; "" is none.
+All but that one under `serving_default`. Whoever loads one imports tensorflow_text, and scann for the recommender that
+needs it, so that TensorFlow knows their ops. `category` is the name of the leaf category; "" is none. What is called
+`keyphrase` is brought into its normal form first, as `prepare` does (`distill.export.graph_text`). A listing's text is
+read as it stands, since that is what the encoder was trained on: in it, 12" and 12 inch stay apart.
 """
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from distill.export.batches import MOST_ROWS, in_chunks
+from distill.export.graph_text import normalise_keyphrases
 from distill.export.graph_tokenizer import GraphTokenizer
 from distill.export.lowering import lower_assistant, lower_student
 from distill.export.tensorflow_door import load_tensorflow
-from distill.export.warm_up import SIGNATURE, write_warm_up
+from distill.export.warm_up import SIGNATURE, Requests, write_warm_up
 from distill.models.encoder import EncoderSpec, Params
 
-Requests = Iterable[Mapping[str, Sequence[str]]]
+KEYPHRASE = "keyphrase"  # the student's other signature
+
+Serve = Callable[..., dict[str, Any]]  # string vectors [N], by name, to named tensors
 
 
 def save_student(
@@ -32,27 +38,35 @@ def save_student(
     tokenizer: GraphTokenizer,
     spec: EncoderSpec,
     params: Params,
-    max_tokens: int,
+    item_tokens: int,
+    keyphrase_tokens: int,
     warm_up: Requests,
 ) -> None:
-    """Writes the student.
+    """Writes the student, with a signature for texts as they stand and one for keyphrases.
 
     Args:
       directory: made, or replaced.
       tokenizer: of the one that it was trained with.
       spec, params: as of `distill.models.bi_encoder`.
-      max_tokens: of a text, special tokens included.
+      item_tokens, keyphrase_tokens: of a text and of a keyphrase, special tokens included.
       warm_up: requests for TensorFlow Serving to compile by.
     """
     tf = load_tensorflow()
     variables, embed = lower_student(spec, params)
     output = {"embedding": tf.TensorSpec([spec.width], tf.float32)}
 
-    def serve(text: Any) -> dict[str, Any]:
-        padded = tokenizer.texts(text, max_tokens)
-        return in_chunks(lambda *chunk: {"embedding": embed(*chunk)}, padded, max_tokens, MOST_ROWS, output)
+    def embedded(texts: Any, most: int) -> dict[str, Any]:
+        padded = tokenizer.texts(texts, most)
+        return in_chunks(lambda *chunk: {"embedding": embed(*chunk)}, padded, most, MOST_ROWS, output)
 
-    save(directory, serve, ("text",), {"parameters": variables}, warm_up)
+    def serve(text: Any) -> dict[str, Any]:
+        return embedded(text, item_tokens)
+
+    def serve_keyphrase(keyphrase: Any) -> dict[str, Any]:
+        return embedded(normalise_keyphrases(keyphrase), keyphrase_tokens)
+
+    signatures = {SIGNATURE: (serve, ("text",)), KEYPHRASE: (serve_keyphrase, ("keyphrase",))}
+    save(directory, signatures, {"parameters": variables}, warm_up)
 
 
 def save_assistant(
@@ -64,17 +78,19 @@ def save_assistant(
     item_tokens: int,
     warm_up: Requests,
 ) -> None:
-    """Writes the assistant; arguments as of `save_student`, the two sizes with two special tokens each."""
+    """Writes the assistant; arguments as of `save_student`."""
     tf = load_tensorflow()
     variables, relevance = lower_assistant(spec, params)
     output = {"relevance": tf.TensorSpec([], tf.float32)}
 
     def serve(keyphrase: Any, category: Any, title: Any) -> dict[str, Any]:
-        padded = tokenizer.pairs(keyphrase, item_text(category, title), keyphrase_tokens, item_tokens)
+        normal, items = normalise_keyphrases(keyphrase), item_text(category, title)
+        padded = tokenizer.pairs(normal, items, keyphrase_tokens, item_tokens)
         longest = keyphrase_tokens + item_tokens - 1
         return in_chunks(lambda *chunk: {"relevance": relevance(*chunk)}, padded, longest, MOST_ROWS, output)
 
-    save(directory, serve, ("keyphrase", "category", "title"), {"parameters": variables}, warm_up)
+    signatures = {SIGNATURE: (serve, ("keyphrase", "category", "title"))}
+    save(directory, signatures, {"parameters": variables}, warm_up)
 
 
 def item_text(category: Any, title: Any) -> Any:
@@ -85,8 +101,7 @@ def item_text(category: Any, title: Any) -> Any:
 
 def save(
     directory: Path,
-    serve: Callable[..., dict[str, Any]],
-    inputs: Sequence[str],
+    signatures: Mapping[str, tuple[Serve, Sequence[str]]],
     holds: Mapping[str, Any],
     warm_up: Requests,
 ) -> None:
@@ -94,20 +109,21 @@ def save(
 
     Args:
       directory: made, or replaced.
-      serve: string vectors [N], named as `inputs`, to named tensors.
-      inputs: names.
-      holds: variables and modules that `serve` reads.
+      signatures: name → function and names of its inputs.
+      holds: variables and modules that these functions read.
       warm_up: requests for TensorFlow Serving to run before it serves.
     """
     tf = load_tensorflow()
     module = tf.Module()
     for name, value in holds.items():
         setattr(module, name, value)
-    signature = [tf.TensorSpec([None], tf.string, name=name) for name in inputs]
-    module.serve = tf.function(serve, input_signature=signature, autograph=False)  # type: ignore[attr-defined]
+    functions = {}
+    for name, (serve, inputs) in signatures.items():
+        specs = [tf.TensorSpec([None], tf.string, name=each) for each in inputs]
+        functions[name] = tf.function(serve, input_signature=specs, autograph=False)
     temporary = directory.with_name(f".{directory.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
-    tf.saved_model.save(module, str(temporary), signatures={SIGNATURE: module.serve})  # type: ignore[attr-defined]
+    tf.saved_model.save(module, str(temporary), signatures=functions)
     write_warm_up(temporary, warm_up)
     shutil.rmtree(directory, ignore_errors=True)
     temporary.replace(directory)

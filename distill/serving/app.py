@@ -24,8 +24,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from distill.export.loading import LoadedModel
+from distill.export.loading import LoadedModel, Signature
 from distill.export.serving_facts import ServingFacts
+from distill.export.warm_up import SIGNATURE
 from distill.serving import predict
 from distill.serving.batching import Batcher
 from distill.serving.body import read_body
@@ -61,7 +62,10 @@ class Service:
         self.state, self.in_progress = "warming", 0
         self._log = log or (lambda record: None)
         self.metrics = Metrics(lambda: self.batcher.waiting(), lambda: self.in_progress, limits.batch)
-        self.batcher = Batcher(models, limits, self.metrics.called)
+        # A model by its name, a further signature of it by NAME:SIGNATURE.
+        further = {f"{name}:{key}": one for name, model in models.items() for key, one in model.further.items()}
+        self.callables: Mapping[str, Signature] = {**models, **further}
+        self.batcher = Batcher(self.callables, limits, self.metrics.called)
 
     def app(self) -> Starlette:
         """The ASGI application."""
@@ -122,9 +126,11 @@ class Service:
 
     async def _run_model(self, request: Request, body: bytes, deadline: float, record: dict[str, Any]) -> bytes:
         model = self._model(request)
-        asked = predict.parse_predict(body, model.inputs, self.limits)
+        further = {key: one.inputs for key, one in model.further.items()}
+        asked = predict.parse_predict(body, {SIGNATURE: model.inputs, **further}, self.limits)
         record["rows"] = asked.rows
-        return predict.answer(await self.batcher.predict(model.name, asked.columns, deadline), asked.form)
+        name = model.name if asked.signature == SIGNATURE else f"{model.name}:{asked.signature}"
+        return predict.answer(await self.batcher.predict(name, asked.columns, deadline), asked.form)
 
     async def _run_explain(self, request: Request, body: bytes, deadline: float, record: dict[str, Any]) -> bytes:
         if not any(name in self.models for name in RECOMMENDERS):

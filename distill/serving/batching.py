@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from distill.export.loading import LoadedModel
+from distill.export.loading import Signature
 from distill.serving.limits import Limits
 
 Columns = Mapping[str, Sequence[bytes]]
@@ -37,7 +37,7 @@ class Batcher:
     depend on the other rows, up to rounding.
     """
 
-    def __init__(self, models: Mapping[str, LoadedModel], limits: Limits, observe: Callable[[str, int], None]):
+    def __init__(self, models: Mapping[str, Signature], limits: Limits, observe: Callable[[str, int], None]):
         """`observe(model, rows)` is called for each call, in the thread that makes it."""
         self._models, self._limits, self._observe = models, limits, observe
         self._sizes = limits.batch_sizes()

@@ -19,7 +19,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from distill.export.loading import LoadedModel, Tensor
+from distill.export.loading import LoadedModel, Signature, Tensor
 from distill.export.warm_up import SIGNATURE
 from distill.serving.limits import Limits, RequestError, quoted
 
@@ -34,10 +34,12 @@ class PredictRequest:
     Attributes:
       columns: input → N UTF-8 texts.
       form: in which it was asked, and is to be answered.
+      signature: of the model.
     """
 
     columns: Mapping[str, Sequence[bytes]]
     form: Literal["row", "column"]
+    signature: str = SIGNATURE
 
     @property
     def rows(self) -> int:
@@ -67,8 +69,8 @@ def parse_json(body: bytes) -> dict[str, Any]:
     return value
 
 
-def parse_predict(body: bytes, names: Sequence[str], limits: Limits) -> PredictRequest:
-    """What a body asks of a model whose inputs are `names`.
+def parse_predict(body: bytes, signatures: Mapping[str, Sequence[str]], limits: Limits) -> PredictRequest:
+    """What a body asks of a model, given the names of each signature's inputs.
 
     Raises:
       RequestError: 400 with the field's name, or 413: more than `limits.batch` rows.
@@ -77,16 +79,19 @@ def parse_predict(body: bytes, names: Sequence[str], limits: Limits) -> PredictR
     signature = value.get("signature_name", SIGNATURE)
     if not isinstance(signature, str):
         raise RequestError(400, f"signature_name is {_kind(signature)}, not a string")
-    if signature not in ("", SIGNATURE):
-        raise RequestError(400, f"signature_name: {quoted(signature)} not found; there is {SIGNATURE!r}")
+    signature = signature or SIGNATURE
+    if signature not in signatures:
+        there = ", ".join(map(repr, signatures))
+        raise RequestError(400, f"signature_name: {quoted(signature)} not found; there is {there}")
+    names = signatures[signature]
     asked = [name for name in ("instances", "inputs") if name in value]
     if len(asked) == 2:
         raise RequestError(400, "there are both 'instances' and 'inputs'; give one of them")
     if not asked:
         raise RequestError(400, "Missing 'inputs' or 'instances' key")
     if asked == ["instances"]:
-        return PredictRequest(_from_instances(value["instances"], names, limits.batch), "row")
-    return PredictRequest(_from_inputs(value["inputs"], names, limits.batch), "column")
+        return PredictRequest(_from_instances(value["instances"], names, limits.batch), "row", signature)
+    return PredictRequest(_from_inputs(value["inputs"], names, limits.batch), "column", signature)
 
 
 def answer(outputs: Mapping[str, np.ndarray], form: Literal["row", "column"]) -> bytes:
@@ -123,15 +128,17 @@ def metadata(model: LoadedModel) -> dict[str, Any]:
             for name, spec in specs.items()
         }
 
-    inputs = {name: Tensor("string", (None,)) for name in model.inputs}
-    signature = {
-        "inputs": tensors(inputs),
-        "outputs": tensors(model.outputs),
-        "method_name": "tensorflow/serving/predict",
-    }
+    def described(signature: Signature) -> dict[str, Any]:
+        return {
+            "inputs": tensors({name: Tensor("string", (None,)) for name in signature.inputs}),
+            "outputs": tensors(signature.outputs),
+            "method_name": "tensorflow/serving/predict",
+        }
+
+    signatures = {name: described(signature) for name, signature in {SIGNATURE: model, **model.further}.items()}
     return {
         "model_spec": {"name": model.name, "signature_name": "", "version": "1"},
-        "metadata": {"signature_def": {"signature_def": {SIGNATURE: signature}}},
+        "metadata": {"signature_def": {"signature_def": signatures}},
     }
 
 

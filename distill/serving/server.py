@@ -15,7 +15,7 @@ from pathlib import Path
 
 import uvicorn
 
-from distill.export.loading import LoadedModel, load_models
+from distill.export.loading import Signature, load_models
 from distill.export.serving_facts import read_facts
 from distill.serving.app import Log, Service
 from distill.serving.limits import Limits
@@ -126,7 +126,7 @@ class _Server(uvicorn.Server):
     def _warm_up(self, loop: asyncio.AbstractEventLoop) -> None:
         began = time.monotonic()
         try:
-            warm_up(self._service.models, self._service.limits, lambda: self._service.state == "warming")
+            warm_up(self._service.callables, self._service.limits, lambda: self._service.state == "warming")
         except Exception as error:
             self.failed, self.should_exit = error, True
         else:
@@ -139,7 +139,7 @@ class _Server(uvicorn.Server):
             self._told.ready(seconds)
 
 
-def warm_up(models: Mapping[str, LoadedModel], limits: Limits, wanted: Callable[[], bool]) -> None:
+def warm_up(models: Mapping[str, Signature], limits: Limits, wanted: Callable[[], bool]) -> None:
     """Has every model compiled for each number of rows and each length of text that a request can lead to.
 
     Lengths are padded to powers of two, so texts of twice as many words each find them all.
@@ -153,8 +153,12 @@ def warm_up(models: Mapping[str, LoadedModel], limits: Limits, wanted: Callable[
     for model, rows, count in itertools.product(models.values(), limits.batch_sizes(), words):
         if not wanted():
             return
-        model({name: [_text(name, count)] * rows for name in model.inputs})
+        pair = len(model.inputs) > 1
+        model({name: [_text(name, count, pair)] * rows for name in model.inputs})
 
 
-def _text(name: str, words: int) -> bytes:
-    return b"" if name == "category" else b" ".join([b"a"] * (min(words, 4) if name == "keyphrase" else words))
+def _text(name: str, words: int, pair: bool) -> bytes:
+    """A pair's length is that of its listing."""
+    if name == "category":
+        return b""
+    return b" ".join([b"a"] * (min(words, 4) if name == "keyphrase" and pair else words))

@@ -292,5 +292,7 @@ def test_the_report_names_the_judge_says_what_is_unknown_and_escapes():
 
 
 def test_a_report_without_the_protocol_has_no_such_section():
-    page = render_report(ReportData("run", {"protocol/student/kept_per_item": 4.5}))
-    assert "#protocol" not in page and "kept_per_item" in page
+    page = render_report(
+        ReportData("run", {"protocol/recommend/kept_per_item": 4.5, "protocol/bm25/kept_per_item": 1.25})
+    )
+    assert "#protocol" not in page and "kept_per_item" in page and "kept_per_item from bm25" in page

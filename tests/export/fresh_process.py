@@ -20,8 +20,8 @@ import scann, tensorflow as tf, tensorflow_text
 import scann.scann_ops.py.scann_ops
 questions, out = json.load(open(sys.argv[1])), sys.argv[2]
 answers = {}
-for i, (directory, inputs) in enumerate(questions):
-    serve = tf.saved_model.load(directory).signatures["serving_default"]
+for i, (directory, inputs, signature) in enumerate(questions):
+    serve = tf.saved_model.load(directory).signatures[signature]
     given = {name: tf.constant(values, tf.string, shape=[len(values)]) for name, values in inputs.items()}
     for name, value in serve(**given).items():
         value = value.numpy()
@@ -29,13 +29,14 @@ for i, (directory, inputs) in enumerate(questions):
 np.savez(out, **answers)
 """
 
-Question = tuple[Path, Mapping[str, Sequence[str]]]
+Inputs = Mapping[str, Sequence[str]]
+Question = tuple[Path, Inputs] | tuple[Path, Inputs, str]  # the last: a signature other than the default one
 
 
 def ask(questions: Sequence[Question], folder: Path) -> list[dict[str, np.ndarray]]:
     """The outputs of each SavedModel for its inputs, by name; texts as numpy strings."""
     asked, out = folder / "questions.json", folder / "answers.npz"
-    asked.write_text(json.dumps([(str(directory), inputs) for directory, inputs in questions]))
+    asked.write_text(json.dumps([(str(one[0]), one[1], *(one[2:] or ["serving_default"])) for one in questions]))
     done = subprocess.run(
         [sys.executable, "-P", "-c", _CODE, str(asked), str(out)],
         cwd=folder,

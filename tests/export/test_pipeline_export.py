@@ -57,7 +57,7 @@ def test_the_saved_models_answer_as_the_run_says(workdir, listings, tmp_path):
     student, keyphrases, assistant, *recommenders = ask(
         [
             (export / "student", {"text": prepared.item_texts}),
-            (export / "student", {"text": prepared.keyphrases}),
+            (export / "student", {"keyphrase": prepared.keyphrases}, "keyphrase"),
             (export / "assistant", {"keyphrase": table["keyphrase"].to_pylist(), **pairs}),
             (export / "recommender", inputs),
             (export / "recommender_exact", inputs),

@@ -23,7 +23,7 @@ from tests.models.helpers import scaled
 tf = pytest.importorskip("tensorflow", reason="pip install -e '.[export]'")
 pytest.importorskip("tensorflow_text", reason="pip install -e '.[export]'")
 
-ITEM_TOKENS, KEYPHRASE_TOKENS, ROW_TOKENS, K = 20, 9, 32, 12
+ITEM_TOKENS, KEYPHRASE_TOKENS, ROW_TOKENS, K = 20, 7, 32, 12
 WORDS = [
     "garden",
     "hose",
@@ -50,9 +50,15 @@ def texts(count, seed, longest=12):
     return [" ".join(rng.choice(WORDS, rng.integers(1, longest))) for _ in range(count)]
 
 
-KEYPHRASES = sorted(set(texts(3500, 0, 7)))[:1500]
+KEYPHRASES = sorted(set(texts(3500, 0, 7)))[:1490] + [f"{n} inch {word}" for n in (1, 2) for word in WORDS[:5]]
 TITLES = [*texts(270, 1, 40), "", "Ünïcode [SEP] İstanbul 中文", "headphones"]  # more than one chunk of rows
 CATEGORIES = ["" if i % 5 == 0 else WORDS[i % len(WORDS)] for i in range(len(TITLES))]
+
+
+def as_typed(keyphrase):
+    """Another spelling of the same keyphrase: full-width capitals, blanks, other units."""
+    wide = str.maketrans({c: chr(ord(c) + 0xFEE0) for c in "ABCDEFGHIJKLM"})
+    return f"\u00a0{keyphrase.upper().replace(' INCH', chr(34)).replace(' ', '  ').translate(wide)} "
 
 
 class World:
@@ -110,8 +116,8 @@ def exported(world, tokenizer, tmp_path_factory):
 
     root = tmp_path_factory.mktemp("export")
     spec = world.spec
-    requests = [{"text": ["hose", "a garden hose"]}]
-    save_student(root / "student", tokenizer, spec, world.student, ITEM_TOKENS, requests)
+    requests = [("serving_default", {"text": ["hose", "a garden hose"]}), ("keyphrase", {"keyphrase": ["hose"]})]
+    save_student(root / "student", tokenizer, spec, world.student, ITEM_TOKENS, KEYPHRASE_TOKENS, requests)
     save_assistant(root / "assistant", tokenizer, spec, world.assistant, KEYPHRASE_TOKENS, ITEM_TOKENS, [])
     indexes = {"recommender": world.index(), "prefix": world.index(width=16)}
     for name, index in indexes.items():
@@ -129,9 +135,16 @@ def answers(exported):
     at = np.arange(len(TITLES)) * 7 % len(KEYPHRASES)
     questions = {
         "student": (root / "student", {"text": [item_text(t, [c] if c else []) for t, c in zip(TITLES, CATEGORIES)]}),
+        "student of keyphrases": (
+            root / "student",
+            {"keyphrase": [as_typed(text) for text in KEYPHRASES]},
+            "keyphrase",
+        ),
+        "student of no keyphrase": (root / "student", {"keyphrase": []}, "keyphrase"),
         "student of none": (root / "student", {"text": []}),
         "student of one": (root / "student", {"text": ["garden hose"]}),
         "assistant": (root / "assistant", {"keyphrase": [KEYPHRASES[i] for i in at], **listings}),
+        "assistant as typed": (root / "assistant", {"keyphrase": [as_typed(KEYPHRASES[i]) for i in at], **listings}),
         "assistant of none": (root / "assistant", {"keyphrase": [], "category": [], "title": []}),
         **{name: (root / name, listings) for name in ("recommender", "recommender_exact", "prefix")},
         "recommender of none": (root / "recommender", {"category": [], "title": []}),
@@ -153,7 +166,17 @@ def test_relevance_is_that_of_the_assistant(world, answers):
     assert np.ptp(wanted) > 0.1
 
 
+def test_keyphrases_are_read_in_their_normal_form(world, answers):
+    """However they are spelt, and cut at their own length, which is not that of listings."""
+    assert as_typed("1 inch hose") == '\u00a01"  ＨOSＥ '
+    np.testing.assert_allclose(answers["student of keyphrases"]["embedding"], world.keyphrases, atol=1e-4)
+    np.testing.assert_allclose(answers["assistant as typed"]["relevance"], answers["assistant"]["relevance"], atol=1e-6)
+    lengths = world.tokenizer.encode_texts(KEYPHRASES, 100).lengths
+    assert lengths.max() > KEYPHRASE_TOKENS  # or nothing was cut
+
+
 def test_batches_of_none(answers):
+    assert answers["student of no keyphrase"]["embedding"].shape == (0, 32)
     assert answers["student of none"]["embedding"].shape == (0, 32)
     assert answers["assistant of none"]["relevance"].shape == (0,)
     for name in ("recommender of none", "recommender_exact of none"):
@@ -297,7 +320,10 @@ def test_warm_up_requests_are_prediction_logs(exported):
         "category": [b"", b"b"],
     }
     stored = [record.numpy() for record in tf.data.TFRecordDataset(str(exported[0] / "student" / FILE))]
-    assert stored == [warm_up_record({"text": ["hose", "a garden hose"]})]
+    assert stored == [
+        warm_up_record({"text": ["hose", "a garden hose"]}),
+        warm_up_record({"keyphrase": ["hose"]}, "keyphrase"),
+    ]
 
 
 def test_warm_up_texts_have_each_length_of_padding():

@@ -50,7 +50,7 @@ def export(tmp_path_factory):
     spec = EncoderSpec(vocab_size=trained.vocab_size, layers=1, width=16, heads=2, mlp_width=16, max_positions=24)
     student, assistant = scaled(init_bi_encoder(spec, 0)), scaled(init_cross_encoder(spec, 1))
     tokenizer = GraphTokenizer(trained, character_table(trained))
-    save_student(root / "student", tokenizer, spec, student, ITEM_TOKENS, [])
+    save_student(root / "student", tokenizer, spec, student, ITEM_TOKENS, KEYPHRASE_TOKENS, [])
     save_assistant(root / "assistant", tokenizer, spec, assistant, KEYPHRASE_TOKENS, ITEM_TOKENS, [])
     models, _ = load_models(root)
     texts = keyphrases()

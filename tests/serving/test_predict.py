@@ -16,7 +16,9 @@ LIMITS = Limits(batch=3)
 
 
 def parsed(value, names, limits=LIMITS):
-    return parse_predict(value if isinstance(value, bytes) else json.dumps(value).encode(), names, limits)
+    return parse_predict(
+        value if isinstance(value, bytes) else json.dumps(value).encode(), {"serving_default": names}, limits
+    )
 
 
 @pytest.mark.parametrize(
@@ -43,6 +45,20 @@ def parsed(value, names, limits=LIMITS):
 def test_rows_and_columns(value, names, columns, form):
     got = parsed(value, names)
     assert (got.columns, got.form, got.rows) == (columns, form, len(next(iter(columns.values()))))
+
+
+def test_a_further_signature_has_inputs_of_its_own():
+    signatures = {"serving_default": ("text",), "keyphrase": ("keyphrase",)}
+    asked = {"signature_name": "keyphrase", "inputs": {"keyphrase": ["mug"]}}
+    got = parse_predict(json.dumps(asked).encode(), signatures, LIMITS)
+    assert (got.signature, got.columns) == ("keyphrase", {"keyphrase": [b"mug"]})
+    for wrong, reason in (
+        ({"inputs": {"keyphrase": ["mug"]}}, "inputs: Missing named input: text"),
+        ({"signature_name": "title", "inputs": ["mug"]}, "there is 'serving_default', 'keyphrase'"),
+    ):
+        with pytest.raises(RequestError) as caught:
+            parse_predict(json.dumps(wrong).encode(), signatures, LIMITS)
+        assert reason in caught.value.reason
 
 
 @pytest.mark.parametrize(

@@ -72,6 +72,8 @@ def test_what_a_watcher_asks(server):
     metadata = json.loads(server.get("/v1/models/recommender_exact/metadata")[1])
     signature = metadata["metadata"]["signature_def"]["signature_def"]["serving_default"]
     assert set(signature["inputs"]) == {"category", "title"}
+    metadata = json.loads(server.get("/v1/models/student/metadata")[1])
+    assert set(metadata["metadata"]["signature_def"]["signature_def"]) == {"serving_default", "keyphrase"}
     score = signature["outputs"]["score"]
     assert (score["dtype"], [d["size"] for d in score["tensor_shape"]["dim"]]) == ("DT_FLOAT", ["-1", str(K)])
     assert server.get("/v1/models/nobody")[0] == 404
@@ -117,6 +119,18 @@ def test_small_requests_share_a_call(in_process, post, models):
         wanted = models["student"]({"text": [text.encode(), f"{text} cup".encode()]})["embedding"]
         assert status == 200
         np.testing.assert_allclose(got["predictions"], wanted, atol=2e-5)
+
+
+def test_a_keyphrase_is_read_in_its_normal_form(in_process, post, models):
+    port, _, _ = in_process()
+    wanted = models["student"]({"text": [b"tea mug"]})["embedding"]
+    for typed in ("tea mug", "Tea\u00a0ＭＵＧ"):
+        asked = {"signature_name": "keyphrase", "instances": [{"keyphrase": typed}]}
+        status, got, _ = post(port, PREDICT, asked)
+        assert status == 200
+        np.testing.assert_allclose(got["predictions"], wanted, atol=2e-5)
+    as_it_stands = post(port, PREDICT, {"instances": ["Tea\u00a0ＭＵＧ"]})[1]["predictions"]
+    assert np.abs(as_it_stands - wanted).max() > 1e-3
 
 
 def test_one_request_too_many_is_told_to_wait(in_process, post):
