@@ -12,6 +12,7 @@ from distill.config import Experiment, OptimizerConfig
 def get_config() -> Experiment:
     config = Experiment(name="esci_ads")
     config.data.dir = "esci_ads"
+    config.data.simulated = ("clicks", "keyphrases.search_volume")  # its README says so
     config.encoder.init = "sentence-transformers/all-MiniLM-L6-v2"
     config.encoder.item_tokens = 64  # one title in a hundred is longer
     config.assistant.epochs = 0.6

@@ -5,6 +5,18 @@ python -m launch.pipeline --config=configs/marketplace.py --config.data.dir=DATA
 
 Without `encoder.init`, an encoder is learnt from scratch on the texts themselves; with logs of millions of clicks that
 works, with less a pretrained one is much better (then set `student.widths` to end in its width).
+
+Logs that lie elsewhere, in shards or under other names, are given by table (docs/data.md):
+
+    config.data.sources.clicks.files = ("s3://logs/clicks/day=2026-*/*.parquet",)
+    config.data.sources.clicks.columns = ("item_id=listing", "keyphrase=query", "impressions=views")
+
+Raw impressions and clicks, a row each, are counted from `events`; `previous` keeps an earlier run's split, and `beam`
+prepares on a cluster what is too much for one machine:
+
+    config.data.sources.events.files = ("gs://logs/impressions/", "gs://logs/clicks/")
+    config.data.previous = "runs/yesterday/data"
+    config.data.beam = ("--runner=FlinkRunner", "--flink_master=HOST:8081")
 """
 
 from distill.config import Experiment

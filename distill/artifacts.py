@@ -18,7 +18,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-FORMAT_VERSION = 1  # of everything under a working directory; raising it makes every stage run again
+FORMAT_VERSION = 2  # of everything under a working directory; raising it makes every stage run again
 MANIFEST, STARTED = "manifest.json", "started.json"
 _PACKAGES = (
     *("llmdistill4ads", "jax", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "transformers", "scann"),

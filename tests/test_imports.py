@@ -31,7 +31,9 @@ DOORS = {
     "sqlite3": ("distill/judge/store.py", "distill/judge/store_files.py"),
     "grain": ("distill/data/stream.py", "distill/data/sets/reading.py"),
     "tensorflow_datasets": ("distill/data/sets/",),
+    "phonenumbers": ("distill/data/validation/personal_data.py",),
     "prometheus_client": ("distill/serving/",),
+    "py3langid": ("distill/data/validation/languages.py",),
     "starlette": ("distill/serving/",),
     "uvicorn": ("distill/serving/",),
 }

@@ -36,7 +36,7 @@ class Experiment:
         checks.at_least("training.checkpoint_steps", self.training.checkpoint_steps, 1)
         checks.at_least("training.keep_last", self.training.keep_last, 2)
         checks.at_least("training.keep_best", self.training.keep_best, 1)
-        checks.check_judge(self.judge, self.data.dir)
+        checks.check_judge(self.judge, self.data.embedded)
         checks.check_assistant(self.assistant)
         for name in ("lexical", "dense", "random"):
             checks.at_least(f"score.{name}", getattr(self.score, name), 0)

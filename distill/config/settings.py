@@ -16,13 +16,60 @@ class MarketplaceConfig:
 
 
 @dataclasses.dataclass
+class SourceConfig:
+    """Where a table lies when it is not one file of `data.dir`."""
+
+    files: tuple[
+        str, ...
+    ] = ()  # paths, folders, globs or URLs (s3://, gs://, hdfs://); read in the order of their names
+    columns: tuple[str, ...] = ()  # "contract_name=your_name"; "contract_name=": leave that column out
+    format: str = ""  # parquet, jsonl, tsv or csv; empty: by suffix
+
+
+@dataclasses.dataclass
+class SourcesConfig:
+    """A source for each table; `columns` also rename those of a table in `data.dir`."""
+
+    items: SourceConfig = dataclasses.field(default_factory=SourceConfig)
+    keyphrases: SourceConfig = dataclasses.field(default_factory=SourceConfig)
+    human: SourceConfig = dataclasses.field(default_factory=SourceConfig)
+    clicks: SourceConfig = dataclasses.field(default_factory=SourceConfig)
+    events: SourceConfig = dataclasses.field(default_factory=SourceConfig)
+    search_relevance: SourceConfig = dataclasses.field(default_factory=SourceConfig)
+    judgements: SourceConfig = dataclasses.field(default_factory=SourceConfig)
+    judge_agreement: SourceConfig = dataclasses.field(default_factory=SourceConfig)
+    recommendations: SourceConfig = dataclasses.field(default_factory=SourceConfig)
+    blocklist: SourceConfig = dataclasses.field(default_factory=SourceConfig)
+
+
+@dataclasses.dataclass
+class ScreeningConfig:
+    """What becomes of rows that are well-formed and still should not be trained on."""
+
+    personal_data: str = "drop"  # keyphrases with an e-mail address, phone or card number; or `mask`, `keep`
+    phone_regions: tuple[str, ...] = ("US",)  # whose national phone numbers are known; all others by their +
+    impossible_clicks: str = "drop"  # pairs clicked more often than people click; or `keep`
+    possible_ctr: float = 0.7  # share of its impressions that even the best pair is not clicked on
+
+
+@dataclasses.dataclass
 class DataConfig:
-    dir: str = ""  # a data directory; empty: the embedded marketplace
+    dir: str = ""  # a data directory; without it and without sources: the embedded marketplace
+    sources: SourcesConfig = dataclasses.field(default_factory=SourcesConfig)  # tables that lie elsewhere
+    previous: str = ""  # `data` folder of an earlier run: items known there, and new twins of them, keep their split
+    beam: tuple[str, ...] = ()  # options of an Apache Beam pipeline (--runner=…); empty: prepared in this process
     marketplace: MarketplaceConfig = dataclasses.field(default_factory=MarketplaceConfig)
     max_bad_share: float = 0.05  # of a table's rows; more stops the run
     holdout_share: float = 0.15  # of the items, when the items table has no split
     twin_title_jaccard: float = 0.7  # titles at least this alike share a cluster, and so a split
     near_duplicate_jaccard: float = 0.75  # keyphrases this close to a human query are kept out of training
+    screening: ScreeningConfig = dataclasses.field(default_factory=ScreeningConfig)
+    simulated: tuple[str, ...] = ()  # tables, or TABLE.COLUMN, that are simulated, beside those that about.json names
+
+    @property
+    def embedded(self) -> bool:
+        """Whether the data is the embedded marketplace."""
+        return not self.dir and not any(source.files for source in vars(self.sources).values())
 
 
 @dataclasses.dataclass
@@ -250,7 +297,7 @@ class StudentConfig:
 class IndexConfig:
     """docs/index.md says how to choose."""
 
-    brute_force_below: int = 20_000  # keyphrases; exact search is faster and exact there
+    brute_force_below: int = 20_000  # keyphrases; about where exact search and a tree are equally fast (docs/index.md)
     target_recall: float = 0.95  # recall@recall_at against exact search over the full width
     recall_at: int = 100
     width: int = 0  # Matryoshka prefix that is searched; 0: the full width

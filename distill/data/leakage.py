@@ -7,24 +7,25 @@ pairs that meet on a rare token are compared, and none is missed.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 
 import numpy as np
 import scipy.sparse as sp
 
-from distill.data.text import fold_tokens, normalise_keyphrase
+from distill.data.text import normalise_keyphrase
+from distill.data.token_sets import TokenSets, folded_sets
 
 _EPSILON = 1e-9  # thresholds such as 0.7 are not exact in binary
-_ROWS = 2048  # rows of the left side joined at once
+_ROWS = 2048  # rows of the left side joined at once, at most
+_MEETINGS = 4_000_000  # pairs that meet on a token, and so wait for comparison, at once
 _PAIRS = 200_000  # candidate pairs compared at once
 
 
-def _matrix(sets: Sequence[Collection[str]], columns: dict[str, int]) -> sp.csr_matrix:
-    lengths = np.fromiter((len(tokens) for tokens in sets), np.int64, len(sets))
-    indptr = np.concatenate([[0], np.cumsum(lengths)])
-    indices = np.fromiter((columns[token] for tokens in sets for token in tokens), np.int32, int(indptr[-1]))
-    matrix = sp.csr_matrix((np.ones(len(indices), np.int32), indices, indptr), (len(sets), max(1, len(columns))))
+def _matrix(sets: TokenSets, rank: np.ndarray) -> sp.csr_matrix:
+    """Rows of ones at the tokens' ranks from rare to common."""
+    matrix = sp.csr_matrix(
+        (np.ones(len(sets.tokens), np.int32), rank[sets.tokens], sets.starts), (len(sets), len(rank))
+    )
     matrix.sort_indices()
     return matrix
 
@@ -50,32 +51,42 @@ def _compare(
         yield i[alike], j[alike]
 
 
-def similar_pairs(
-    left: Sequence[Collection[str]], right: Sequence[Collection[str]] | None, threshold: float
-) -> tuple[np.ndarray, np.ndarray]:
+def _batches(first: sp.csr_matrix, second: sp.csr_matrix) -> Iterator[slice]:
+    """Runs of rows of `first` that meet no more than `_MEETINGS` rows of the transposed `second`, one row at least."""
+    meetings = np.diff(second.indptr)[first.indices]
+    total = np.concatenate([[0], np.cumsum(meetings)])[first.indptr]
+    start, rows = 0, len(first.indptr) - 1
+    while start < rows:
+        fits = int(np.searchsorted(total, total[start] + _MEETINGS, side="right")) - 1
+        stop = min(max(fits, start + 1), start + _ROWS, rows)
+        yield slice(start, stop)
+        start = stop
+
+
+def similar_pairs(left: TokenSets, right: TokenSets | None, threshold: float) -> tuple[np.ndarray, np.ndarray]:
     """All index pairs (i, j) with Jaccard(left[i], right[j]) ≥ threshold, as two int arrays of one length.
 
-    With `right=None`, `left` is joined with itself and each unordered pair comes once, i < j. Empty sets match nothing.
+    Both sides number their tokens by one vocabulary. With `right=None`, `left` is joined with itself and each unordered
+    pair comes once, i < j. Empty sets match nothing.
 
     Raises:
       ValueError: if threshold is not in (0, 1].
     """
     if not 0 < threshold <= 1:
         raise ValueError(f"threshold {threshold}: a Jaccard threshold lies in (0, 1]")
-    frequency = Counter(token for tokens in left for token in tokens)
-    if right is not None:
-        frequency.update(token for tokens in right for token in tokens)
-    order = sorted(frequency, key=lambda token: (frequency[token], token))
-    columns = {token: column for column, token in enumerate(order)}
-    first = _matrix(left, columns)
-    second = first if right is None else _matrix(right, columns)
+    tokens = left.tokens if right is None else np.concatenate([left.tokens, right.tokens])
+    frequency = np.bincount(tokens, minlength=1)
+    rank = np.empty(len(frequency), np.int32)
+    rank[np.argsort(frequency, kind="stable")] = np.arange(len(frequency), dtype=np.int32)
+    first = _matrix(left, rank)
+    second = first if right is None else _matrix(right, rank)
     first_prefix = _prefixes(first, threshold)
-    second_prefix = _prefixes(second, threshold).T.tocsr()
+    second_prefix = (first_prefix if right is None else _prefixes(second, threshold)).T.tocsr()
     first_sizes, second_sizes = np.diff(first.indptr), np.diff(second.indptr)
     found: list[tuple[np.ndarray, np.ndarray]] = []
-    for start in range(0, len(left), _ROWS):
-        meeting = (first_prefix[start : start + _ROWS] @ second_prefix).tocoo()
-        i, j = meeting.row.astype(np.int64) + start, meeting.col.astype(np.int64)
+    for rows in _batches(first_prefix, second_prefix):
+        meeting = (first_prefix[rows] @ second_prefix).tocoo()
+        i, j = meeting.row.astype(np.int64) + rows.start, meeting.col.astype(np.int64)
         small, large = np.minimum(first_sizes[i], second_sizes[j]), np.maximum(first_sizes[i], second_sizes[j])
         possible = small >= threshold * large - _EPSILON
         if right is None:
@@ -89,7 +100,11 @@ def similar_pairs(
 
 
 def leaked_keyphrases(
-    keyphrases: Sequence[str], human_queries: Collection[str], threshold: float
+    keyphrases: Sequence[str],
+    human_queries: Collection[str],
+    threshold: float,
+    sets: TokenSets | None = None,
+    vocabulary: dict[str, int] | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Which keyphrases are human queries, and which are near-duplicates of one.
 
@@ -97,15 +112,20 @@ def leaked_keyphrases(
       keyphrases: [K] texts.
       human_queries: the texts of valid and test queries.
       threshold: token Jaccard, after folding plurals, from which two texts count as near-duplicates.
+      sets, vocabulary: the keyphrases' folded sets and what numbers them, if they are known already.
 
     Returns:
       Two bool arrays [K]: the same after `normalise_keyphrase`; not the same but a near-duplicate.
     """
-    queries = {normalise_keyphrase(query) for query in human_queries} - {""}
-    same = np.fromiter((normalise_keyphrase(text) in queries for text in keyphrases), bool, len(keyphrases))
+    queries = sorted({normalise_keyphrase(query) for query in human_queries} - {""})
     near = np.zeros(len(keyphrases), bool)
-    matched, _ = similar_pairs(
-        [fold_tokens(text) for text in keyphrases], [fold_tokens(query) for query in sorted(queries)], threshold
-    )
+    if not queries:
+        return near, near.copy()
+    known = set(queries)
+    same = np.fromiter((normalise_keyphrase(text) in known for text in keyphrases), bool, len(keyphrases))
+    if sets is None or vocabulary is None:
+        vocabulary = {}
+        sets = folded_sets(keyphrases, vocabulary)
+    matched, _ = similar_pairs(sets, folded_sets(queries, vocabulary), threshold)
     near[matched] = True
     return same, near & ~same

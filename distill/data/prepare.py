@@ -1,6 +1,8 @@
-"""A data directory → the checked, split, leak-free tables that every later stage reads (`tables.Prepared`).
+"""Tables as their owner has them → the checked, split, leak-free ones that every later stage reads (`tables.Prepared`).
 
-For every table: rows in = training + held out (or just kept) + quarantined + merged as duplicates + removed as leaks.
+Items, keyphrases and the small tables of people's labels are read whole; logs of pairs are streamed (`pair_tables`) or
+given to Beam (`beam_prepare`). For every table: rows in = training + held out (or just kept) + quarantined + merged as
+duplicates + removed as leaks.
 """
 
 # pyright: reportAttributeAccessIssue=false
@@ -8,334 +10,264 @@ For every table: rows in = training + held out (or just kept) + quarantined + me
 
 from __future__ import annotations
 
-import collections
 import dataclasses
 import json
 import shutil
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
+from distill.artifacts import write_atomic
 from distill.config import DataConfig
 from distill.data import tables
+from distill.data.catalogue import Catalogue
+from distill.data.catalogue_tables import read_blocklist, read_items, read_keyphrases
+from distill.data.checking import TableCounts, check_share
 from distill.data.leakage import leaked_keyphrases
-from distill.data.readers import read_table
-from distill.data.schema import TABLES, DataError, Problems, Table, find_tables, read_columns
-from distill.data.splits import choose_holdout, twins_across
-from distill.data.tables import Columns
-from distill.data.text import item_text, normalise_keyphrase
+from distill.data.pair_rows import MergeCounts, tasks
+from distill.data.pair_tables import SPILL, Outcome, PairRunner, in_process, run_task
+from distill.data.schema import TABLES, DataError
+from distill.data.sources import TRUTH, Sources, find_sources
+from distill.data.splits import HOLDOUT, TRAIN, UNKNOWN, Twins, choose_holdout
+from distill.data.summary import Summary, TableSummary
+from distill.data.text import item_text
+from distill.data.token_sets import folded_sets
+from distill.data.validation.about import read_about
+from distill.data.validation.click_screen import screen_clicks
+from distill.data.validation.validate import validate
 
-_RAW_CHARACTERS = 2000  # of a bad row that the quarantine keeps
 _LONG_TITLE_WORDS = 200
-_QUARANTINED = {"item_id": "item_id: its item was quarantined", "keyphrase": "keyphrase: itself quarantined"}
-_UNKNOWN_KEYPHRASE = "keyphrase: not in the keyphrases table"
-_UNKNOWN, _BAD, _ALL_ITEMS = -1, -2, -1
 
 
-@dataclasses.dataclass
-class TableSummary:
-    """Counts of one table; `rows` is the sum of `kept`, `quarantined`, `merged` and `removed`."""
-
-    file: str
-    rows: int = 0
-    kept: int = 0
-    training: int = 0  # of the kept rows
-    holdout: int = 0  # of the kept rows
-    quarantined: int = 0
-    consequences: int = 0  # of the quarantined rows: only their item or keyphrase was bad; not part of the bad share
-    merged: int = 0
-    removed: int = 0  # training rows on a human query or a near-duplicate of one
-    reasons: dict[str, int] = dataclasses.field(default_factory=dict)  # of the quarantined rows
-
-
-@dataclasses.dataclass
-class Summary:
-    """What `prepare` did with a data directory."""
-
-    tables: dict[str, TableSummary] = dataclasses.field(default_factory=dict)
-    left_out: dict[str, str] = dataclasses.field(default_factory=dict)  # missing table → what the run does without
-    notices: list[str] = dataclasses.field(default_factory=list)
-    split_from: str = ""  # `items table` or `title clusters`
-    train_items: int = 0
-    holdout_items: int = 0
-    twins_across_splits: int = 0  # held-out items with a twin title in training
-    human_queries: int = 0  # keyphrases that are one
-    near_duplicates: int = 0  # keyphrases that nearly are one
-
-    def lines(self) -> list[str]:
-        """The summary for a reader, a line each."""
-        out = []
-        for name, table in self.tables.items():
-            parts = [f"{table.kept:,} kept"]
-            if table.training or table.holdout:
-                parts[0] += f" ({table.training:,} training, {table.holdout:,} held out)"
-            parts += [f"{getattr(table, what):,} {what}" for what in ("quarantined", "merged", "removed")]
-            out.append(f"{name}: {table.rows:,} rows in {table.file} = {' + '.join(parts)}")
-            out += [f"  quarantined {count:,}: {reason}" for reason, count in table.reasons.items()]
-        out.append(
-            f"split from the {self.split_from}: {self.train_items:,} train, {self.holdout_items:,} holdout items; "
-            f"{self.twins_across_splits:,} holdout items have a twin title in train"
-        )
-        out.append(
-            f"kept out of training: {self.human_queries:,} keyphrases that are human queries, "
-            f"{self.near_duplicates:,} near-duplicates of one"
-        )
-        out += [f"no table {name}: left out is {what}" for name, what in self.left_out.items()]
-        return out + [f"notice: {notice}" for notice in self.notices]
-
-
-class _Reader:
-    """Reads tables row-checked, sends bad rows to the quarantine and counts."""
-
-    def __init__(self, files: dict[str, Path], quarantine: IO[str], config: DataConfig, summary: Summary):
-        self._files, self._quarantine, self._config, self._summary = files, quarantine, config, summary
-
-    def rows(self, table: Table, resolve: Callable[[Columns, Problems], None]) -> Iterator[Columns]:
-        """The good rows of each chunk; `resolve` adds and replaces columns and notes further problems."""
-        path = self._files[table.name]
-        counts = self._summary.tables[table.name] = TableSummary(path.name)
-        reasons: collections.Counter[str] = collections.Counter()
-        examples: dict[str, list[int]] = {}
-        extra: dict[str, None] = {}
-        for chunk in read_table(path, table):
-            problems = Problems(len(chunk.lines))
-            for reason in dict.fromkeys(chunk.faults.values()):
-                faulty = [position for position, why in chunk.faults.items() if why == reason]
-                problems.add(np.isin(np.arange(len(chunk.lines)), faulty), reason)
-            values = read_columns(table, chunk.columns, problems)
-            resolve(values, problems)
-            for row in np.flatnonzero(~problems.good).tolist():
-                reason, line = problems.reason(row), int(chunk.lines[row])
-                reasons[reason] += 1
-                if len(examples.setdefault(reason, [])) < 3:
-                    examples[reason].append(line)
-                record = {"file": path.name, "line": line, "reason": reason, "raw": chunk.raw(row)[:_RAW_CHARACTERS]}
-                self._quarantine.write(json.dumps(record, ensure_ascii=False) + "\n")
-            extra |= dict.fromkeys(name for name in chunk.found if name not in {c.name for c in table.columns})
-            counts.rows += len(chunk.lines)
-            good = pa.array(problems.good)
-            yield {
-                name: column.filter(good) if isinstance(column, pa.Array) else column[problems.good]
-                for name, column in values.items()
-            }
-        counts.reasons = dict(reasons.most_common())
-        counts.quarantined = reasons.total()
-        harmless = set(_QUARANTINED.values()) | (set() if table.unknown_keyphrase_counts else {_UNKNOWN_KEYPHRASE})
-        counts.consequences = sum(reasons[reason] for reason in harmless)
-        if extra:
-            self._summary.notices.append(f"{path.name}: columns not of the contract are ignored: {', '.join(extra)}")
-        self._check_share(path, counts, examples)
-
-    def _check_share(self, path: Path, counts: TableSummary, examples: dict[str, list[int]]) -> None:
-        bad, of = counts.quarantined - counts.consequences, counts.rows - counts.consequences
-        if bad > self._config.max_bad_share * of:
-            self._quarantine.flush()
-            worst = "; ".join(
-                f"{count:,} × {reason} (lines {', '.join(map(str, examples[reason]))})"
-                for reason, count in list(counts.reasons.items())[:3]
-            )
-            raise DataError(
-                f"{path}: {bad:,} of {of:,} rows are bad ({bad / of:.1%}), more than data.max_bad_share="
-                f"{self._config.max_bad_share:g}. Commonest: {worst}. Repair the file (quarantine.jsonl lists all), "
-                "or raise data.max_bad_share."
-            )
-
-
-@dataclasses.dataclass
-class _Catalogue:
-    """Ids of one kind: those kept, with their row, and those whose every row was bad."""
-
-    index: dict[str, int] = dataclasses.field(default_factory=dict)
-    bad: set[str] = dataclasses.field(default_factory=set)
-    normalise: Callable[[str], str] = str
-
-    def find(self, texts: pa.Array) -> np.ndarray:
-        """int32 [rows]: row of each text in the catalogue, or `_UNKNOWN`, or `_BAD`."""
-        encoded = texts.dictionary_encode()
-        found = np.empty(len(encoded.dictionary), np.int32)
-        for position, text in enumerate(encoded.dictionary.to_pylist()):
-            key = self.normalise(text)
-            found[position] = self.index.get(key, _BAD if key in self.bad else _UNKNOWN)
-        return found[encoded.indices.to_numpy()]
-
-
-def _read_items(reader: _Reader) -> tuple[pa.Table, _Catalogue, int]:
-    """Items in order of first appearance, their catalogue, and how many identical repetitions were merged."""
-    catalogue = _Catalogue()
-    seen: dict[str, int] = {}  # item → hash of its content
-
-    def resolve(values: Columns, problems: Problems) -> None:
-        contents = zip(
-            values["title"].to_pylist(),
-            pc.binary_join(values["category"], "\x1f").to_pylist(),
-            (tuple(attributes or ()) for attributes in values["attributes"].to_pylist()),
-            values["split"].to_pylist(),
-        )
-        differs = np.zeros(len(problems.good), bool)
-        for row, (item_id, good, content) in enumerate(zip(values["item_id"].to_pylist(), problems.good, contents)):
-            if not good:
-                catalogue.bad.add(item_id)
-            elif seen.setdefault(item_id, hash(content)) != hash(content):
-                differs[row] = True
-        problems.add(differs, "item_id: repeated with other content; the first row is kept")
-
-    rows = pa.concat_tables([pa.table(values) for values in reader.rows(TABLES["items"], resolve)])
-    first = np.zeros(len(rows), bool)
-    for row, item_id in enumerate(rows["item_id"].to_pylist()):
-        if item_id not in catalogue.index:
-            catalogue.index[item_id] = len(catalogue.index)
-            first[row] = True
-    catalogue.bad -= catalogue.index.keys() | {""}
-    return rows.filter(pa.array(first)).combine_chunks(), catalogue, int((~first).sum())
-
-
-def _read_keyphrases(reader: _Reader) -> tuple[np.ndarray, _Catalogue, int]:
-    """Search volume [K] in order of first appearance (the largest among repetitions), catalogue, repetitions."""
-    catalogue = _Catalogue(normalise=normalise_keyphrase)
-
-    def resolve(values: Columns, problems: Problems) -> None:
-        normalised = [normalise_keyphrase(text) for text in values["keyphrase"].to_pylist()]
-        catalogue.bad.update(text for text, good in zip(normalised, problems.good) if not good)
-        values["keyphrase"] = pa.array(normalised, pa.string())
-
-    texts: list[str] = []
-    volumes: list[np.ndarray] = [np.zeros(0)]
-    for values in reader.rows(TABLES["keyphrases"], resolve):
-        texts += values["keyphrase"].to_pylist()
-        volumes.append(np.asarray(values["search_volume"]))
-    rows = [catalogue.index.setdefault(text, len(catalogue.index)) for text in texts]
-    catalogue.bad -= catalogue.index.keys() | {""}
-    volume = np.full(len(catalogue.index), np.nan)
-    np.fmax.at(volume, rows, np.concatenate(volumes))
-    return volume, catalogue, len(rows) - len(volume)
-
-
-def _read_pairs(reader: _Reader, table: Table, items: _Catalogue, keyphrases: _Catalogue) -> tuple[Columns, set[str]]:
-    """The good rows with int32 `item` and `keyphrase` in place of the ids, and every keyphrase text that was met."""
-    met: set[str] = set()
-
-    def resolve(values: Columns, problems: Problems) -> None:
-        texts = values.pop("keyphrase")
-        if table.name == "human":
-            met.update(texts.unique().to_pylist())
-        ids = values.pop("item_id")
-        item = items.find(ids)
-        problems.add(item == _BAD, _QUARANTINED["item_id"])
-        any_item = pc.equal(ids, "").to_numpy(zero_copy_only=False)  # only blocklist rows may leave it empty
-        problems.add((item == _UNKNOWN) & ~any_item, "item_id: not in the items table")
-        keyphrase = keyphrases.find(texts)
-        problems.add(keyphrase == _BAD, _QUARANTINED["keyphrase"])
-        problems.add(keyphrase == _UNKNOWN, _UNKNOWN_KEYPHRASE)
-        values |= {"item": np.where(any_item, _ALL_ITEMS, item).astype(np.int32), "keyphrase": keyphrase}
-
-    chunks = list(reader.rows(table, resolve))
-    joined: Columns = {}
-    for name, first in chunks[0].items() if chunks else ():
-        parts = [chunk[name] for chunk in chunks]
-        joined[name] = pa.concat_arrays(parts) if isinstance(first, pa.Array) else np.concatenate(parts)
-    return joined, met
-
-
-def prepare(source: Path, destination: Path, config: DataConfig) -> Summary:
-    """Checks, splits and cleans the data directory `source` and writes what training and evaluation read.
+def prepare(
+    directory: Path | None, destination: Path, config: DataConfig, run_pairs: PairRunner = in_process
+) -> Summary:
+    """Checks, splits and cleans tables and writes what training and evaluation read.
 
     Written to `destination`: `tables` describes the layout; beside it `quarantine.jsonl` (file, line, reason and raw
-    text of every bad row) and `summary.json`. The same input gives the same bytes.
+    text of every bad row), `summary.json` and `validation.json`, what there is to say about the data. The same input
+    gives the same bytes.
+
+    Args:
+      directory: a data directory, unless all tables are given by `config.sources`.
+      destination: folder of the prepared tables.
+      config: where else tables lie, shares and thresholds.
+      run_pairs: what prepares logs of pairs.
 
     Raises:
-      DataError: `source` is missing, lacks a needed table or column, is damaged, or has too many bad rows.
+      DataError: a directory or file is missing, a needed table or column is, a file is damaged or holds too many bad
+        rows.
     """
-    if source.resolve() == destination.resolve():
-        raise DataError(f"{source}: a data directory cannot be prepared into itself. Choose another destination.")
-    files, strangers = find_tables(source)
+    if directory is not None and directory.resolve() == destination.resolve():
+        raise DataError(f"{directory}: a data directory cannot be prepared into itself. Choose another destination.")
+    if config.previous and Path(config.previous).resolve() == destination.resolve():
+        raise DataError(f"config.data.previous={config.previous!r}: is where this run writes. Name an earlier run's.")
+    sources = find_sources(directory, config.sources)
+    about = read_about(directory, config.simulated)
     tables.clear(destination)
-    truth = source / tables.TRUTH
-    summary = Summary(left_out={name: table.left_out for name, table in TABLES.items() if name not in files})
-    summary.notices += [f"{name} is no table of the contract: ignored" for name in strangers if name != truth.name]
-    with (destination / "quarantine.jsonl").open("w", encoding="utf-8") as quarantine:
-        reader = _Reader(files, quarantine, config, summary)
-        items, item_catalogue, summary.tables["items"].merged = _read_items(reader)
-        volume, keyphrase_catalogue, summary.tables["keyphrases"].merged = _read_keyphrases(reader)
-        for name, catalogue in (("items", item_catalogue), ("keyphrases", keyphrase_catalogue)):
-            summary.tables[name].kept = len(catalogue.index)
-            if not catalogue.index:
-                raise DataError(f"{files[name]}: the table has no usable row. At least one is needed.")
-        holdout = _split(items, config, summary)
-        keyphrases = list(keyphrase_catalogue.index)
-        queries: set[str] = set()
-        pairs: dict[str, Columns] = {}
-        for name in [name for name in TABLES if name in files and name not in ("items", "keyphrases")]:
-            columns, met = _read_pairs(reader, TABLES[name], item_catalogue, keyphrase_catalogue)
-            queries |= met
-            pairs[name], summary.tables[name].merged = tables.merge_duplicates(TABLES[name], columns)
-    if "human" in pairs:
-        _notice_human(pairs["human"], summary)
-    same, near = leaked_keyphrases(keyphrases, queries, config.near_duplicate_jaccard)
-    summary.human_queries, summary.near_duplicates = int(same.sum()), int(near.sum())
-    trainable = ~(same | near)
-    _notice_items(items, summary)
-    writer = tables.Writer(destination, items["item_id"].combine_chunks(), pa.array(keyphrases))
-    writer.items(
-        items, [item_text(*row) for row in zip(items["title"].to_pylist(), items["category"].to_pylist())], holdout
+    shutil.rmtree(destination / SPILL, ignore_errors=True)
+    summary = _prepare_tables(sources, destination, config, run_pairs)
+    pa.default_memory_pool().release_unused()  # what merging took; checks need some too
+    shutil.rmtree(destination / SPILL, ignore_errors=True)
+    if sources.truth is not None:
+        (destination / "truth").mkdir(exist_ok=True)
+        shutil.copyfile(sources.truth, destination / "truth" / TRUTH)
+    clicks = screen_clicks(destination, config.screening)
+    summary.remove_clicks(clicks.dropped_pairs)
+    summary.tables = {name: summary.tables[name] for name in TABLES if name in summary.tables}
+    write_atomic(
+        destination / "summary.json", json.dumps(dataclasses.asdict(summary), indent=2, ensure_ascii=False) + "\n"
     )
-    writer.keyphrases(volume, trainable)
-    for name, columns in pairs.items():
-        counts = summary.tables[name]
-        if name in tables.SPLIT:
-            held = holdout[columns["item"]]
-            train = ~held & trainable[columns["keyphrase"]]
-            counts.training, counts.holdout = int(train.sum()), int(held.sum())
-            counts.removed = len(held) - counts.training - counts.holdout
-            counts.kept = counts.training + counts.holdout
-            if not counts.training:
-                summary.notices.append(f"{name}: no training row is left")
-            writer.pairs(TABLES[name], columns, train, name)
-            writer.pairs(TABLES[name], columns, held, f"holdout/{name}")
-        else:
-            counts.kept = len(columns["item"])
-            writer.pairs(TABLES[name], columns, np.ones(counts.kept, bool), name)
-    if truth.exists():
-        shutil.copyfile(truth, writer.path(f"truth/{truth.stem}"))
-    text = json.dumps(dataclasses.asdict(summary), indent=2, ensure_ascii=False)
-    (destination / "summary.json").write_text(text + "\n", encoding="utf-8")
+    validate(destination, summary, about, clicks, config)
     return summary
 
 
-def _split(items: pa.Table, config: DataConfig, summary: Summary) -> np.ndarray:
-    """Bool [N]: the held-out items, from the items table where it has a split, else by title clusters."""
-    titles = items["title"].to_pylist()
-    given = np.array(items["split"].to_pylist(), object)
-    if (given == "").all():
-        summary.split_from = "title clusters"
-        holdout = choose_holdout(items["item_id"].to_pylist(), titles, config.holdout_share, config.twin_title_jaccard)
-    else:
-        summary.split_from = "items table"
-        holdout = given == "holdout"
-        summary.twins_across_splits = twins_across(titles, holdout, config.twin_title_jaccard)
-        if (given == "").any():
-            summary.notices.append(f"items: {(given == '').sum():,} rows have an empty split: taken as train")
-    if not holdout.any():
-        summary.notices.append("items: none is held out, so the metrics holdout/* cannot be measured")
-    summary.train_items, summary.holdout_items = int((~holdout).sum()), int(holdout.sum())
-    return holdout
+def _prepare_tables(sources: Sources, destination: Path, config: DataConfig, run_pairs: PairRunner) -> Summary:
+    """All tables; what they took of memory is free again afterwards."""
+    with (destination / "quarantine.jsonl").open("w", encoding="utf-8") as quarantine:
+        preparation = _Preparation(sources, destination, config, quarantine)
+        catalogue = preparation.catalogue()
+        pairs = tasks(sources, tables.SPLIT, config.screening)
+        for task, outcome in run_pairs(pairs, catalogue, destination, quarantine):
+            preparation.take(task.target.name, outcome)
+    return preparation.summary
 
 
-def _notice_items(items: pa.Table, summary: Summary) -> None:
-    words = pc.add(pc.count_substring(items["title"], " "), 1).to_numpy()
-    if (words > _LONG_TITLE_WORDS).any():
-        longest = items["item_id"][int(words.argmax())].as_py()
-        summary.notices.append(
-            f"items: {(words > _LONG_TITLE_WORDS).sum():,} titles have more than {_LONG_TITLE_WORDS} words (longest: "
-            f"{words.max():,}, item {longest}); the encoder reads the beginning only"
+class _Preparation:
+    """Goes through the tables in their order and keeps the summary."""
+
+    def __init__(self, sources: Sources, destination: Path, config: DataConfig, quarantine: IO[str]):
+        self._sources, self._destination, self._config = sources, destination, config
+        self._quarantine = quarantine
+        found = sources.tables
+        self.summary = Summary(
+            left_out={
+                name: table.left_out
+                for name, table in TABLES.items()
+                if table.left_out and name not in found and not (name == "clicks" and "events" in found)
+            },
+            notices=[f"{name} is no table of the contract: ignored" for name in sources.strangers],
+        )
+
+    def catalogue(self) -> Catalogue:
+        """Items, keyphrases and all small tables: written, and what rows of pairs refer to."""
+        counts = TableCounts()
+        source, screening = self._sources.tables["items"], self._config.screening
+        items, item_lookup, merged = read_items(source, self._quarantine, counts, screening)
+        self._close("items", counts, MergeCounts(kept=len(items), merged=merged))
+        counts = TableCounts()
+        source = self._sources.tables["keyphrases"]
+        volume, lookup, merged = read_keyphrases(source, self._quarantine, counts, screening)
+        self._close("keyphrases", counts, MergeCounts(kept=len(lookup), merged=merged))
+        for name in ("items", "keyphrases"):
+            if not self.summary.tables[name].kept:
+                place = self._sources.tables[name].place
+                raise DataError(f"{place}: the table has no usable row. At least one is needed.")
+        catalogue = Catalogue(item_lookup, lookup, self._split(items), np.ones(len(lookup), bool))
+        self._notice_items(items)
+        writer = tables.Writer(self._destination, item_lookup.names, lookup.names)
+        texts = [item_text(*row) for row in zip(items["title"].to_pylist(), items["category"].to_pylist())]
+        writer.items(items, texts, catalogue.holdout)
+        del items, texts
+        queries: set[str] = set()
+        for task in tasks(self._sources, ("human", "judge_agreement"), self._config.screening):
+            met = queries if task.target.name == "human" else None
+            self.take(task.target.name, run_task(task, catalogue, self._destination, self._quarantine, met=met))
+        self._keyphrases(catalogue, queries)
+        writer.keyphrases(volume, catalogue.trainable)
+        return catalogue
+
+    def _keyphrases(self, catalogue: Catalogue, queries: set[str]) -> None:
+        """Finds the keyphrases that must not be trained on and those that are blocked."""
+        texts, vocabulary = catalogue.keyphrases.names.to_pylist(), {}
+        sets = folded_sets(texts, vocabulary)
+        same, near = leaked_keyphrases(texts, queries, self._config.near_duplicate_jaccard, sets, vocabulary)
+        catalogue.trainable = ~(same | near)
+        summary = self.summary
+        summary.human_queries, summary.near_duplicates = int(same.sum()), int(near.sum())
+        if (source := self._sources.tables.get("blocklist")) is not None:
+            counts = TableCounts()
+            blocklist = read_blocklist(
+                source, self._quarantine, counts, self._config.screening, catalogue.items, texts, sets, vocabulary
+            )
+            self._close("blocklist", counts, MergeCounts(kept=blocklist.entries, merged=blocklist.merged))
+            summary.blocked_keyphrases, summary.unmatched_blocks = blocklist.keyphrases, blocklist.unmatched
+            with tables.TableWriter(self._destination / "blocklist.parquet", blocklist.table.schema) as file:
+                file.write(blocklist.table)
+
+    def take(self, name: str, outcome: Outcome) -> None:
+        """Notes the outcome of a table of pairs, and of the events in it."""
+        for table, counts in outcome.checked.items():
+            self._close(table, counts, outcome.merged[table])
+        if name in tables.SPLIT and not any(self.summary.tables[table].training for table in outcome.checked):
+            self.summary.notices.append(f"{name}: no training row is left")
+        if name == "human":
+            self._notice_human()
+        if outcome.ranks is not None:
+            self._position_bias(outcome)
+
+    def _close(self, name: str, counts: TableCounts, merged: MergeCounts) -> None:
+        """Notes a table's counts; stops where too many rows are bad."""
+        source = self._sources.tables[name]
+        self.summary.tables[name] = TableSummary(
+            source.title,
+            rows=counts.rows,
+            kept=merged.kept,
+            training=merged.training if name in (*tables.SPLIT, "events") else 0,
+            holdout=merged.holdout,
+            quarantined=counts.quarantined,
+            consequences=counts.consequences,
+            merged=merged.merged,
+            removed=merged.removed,
+            reasons=counts.worst_first(),
+            examples={
+                reason: [f"{source.files[file].name}:{line}" for file, line in places]
+                for reason, places in sorted(counts.examples.items())
+            },
+            personal=dict(sorted(counts.personal.items())),
+            masked=self._config.screening.personal_data == "mask",
+        )
+        self.summary.unseen_clicks += merged.unseen_clicks
+        if counts.extra:
+            extra = ", ".join(sorted(counts.extra))
+            self.summary.notices.append(f"{source.title}: columns not of the contract are ignored: {extra}")
+        self._quarantine.flush()
+        check_share(source, counts, self._config.max_bad_share)
+
+    def _split(self, items: pa.Table) -> np.ndarray:
+        """Bool [N]: the held-out items, from the items table where it has a split, else by title clusters."""
+        summary, config = self.summary, self._config
+        twins = Twins(items["title"].to_pylist(), config.twin_title_jaccard)
+        given = np.array(items["split"].to_pylist(), object)
+        if (given != "").any():
+            summary.split_from = "items table"
+            holdout = given == "holdout"
+            if (given == "").any():
+                summary.notices.append(f"items: {(given == '').sum():,} rows have an empty split: taken as train")
+            if config.previous:
+                summary.notices.append("items: the table has a split of its own, so data.previous decides none")
+        else:
+            known = _earlier_split(Path(config.previous), items["item_id"]) if config.previous else None
+            summary.split_from = "title clusters" if known is None else "earlier run"
+            split = choose_holdout(items["item_id"].to_pylist(), twins, config.holdout_share, known)
+            holdout, summary.known_items = split.holdout, split.kept
+            summary.items_after_twins, summary.items_between_twins = split.followed, split.torn
+        summary.twins_across_splits = twins.across(holdout)
+        if not holdout.any():
+            summary.notices.append("items: none is held out, so the metrics holdout/* cannot be measured")
+        if holdout.all():
+            summary.notices.append("items: all are held out, so there is nothing to train on")
+        summary.train_items, summary.holdout_items = int((~holdout).sum()), int(holdout.sum())
+        return holdout
+
+    def _notice_items(self, items: pa.Table) -> None:
+        words = pc.add(pc.count_substring(items["title"], " "), 1).to_numpy()
+        if (words > _LONG_TITLE_WORDS).any():
+            longest = items["item_id"][int(words.argmax())].as_py()
+            self.summary.notices.append(
+                f"items: {(words > _LONG_TITLE_WORDS).sum():,} titles have more than {_LONG_TITLE_WORDS} words "
+                f"(longest: {words.max():,}, item {longest}); the encoder reads the beginning only"
+            )
+
+    def _notice_human(self) -> None:
+        human = tables.read(self._destination / "human.parquet").select(["keyphrase", "split"])
+        both = len(human.group_by(["keyphrase", "split"]).aggregate([])) - len(human["keyphrase"].unique())
+        if both:
+            self.summary.notices.append(
+                f"human: {both:,} queries have both valid and test rows; tuning on valid sees them"
+            )
+
+    def _position_bias(self, outcome: Outcome) -> None:
+        """Writes the chance of examination by rank, if the log has pairs that were shown at different ranks."""
+        assert outcome.ranks is not None
+        try:
+            bias = outcome.ranks.position_bias()
+        except DataError as error:
+            self.summary.notices.append(f"position bias is not estimated: {error}")
+            return
+        if bias is None:
+            return
+        values = dataclasses.asdict(bias) | {"propensity": bias.propensity.tolist()}
+        write_atomic(self._destination / tables.PROPENSITY, json.dumps(values, indent=1) + "\n")
+        self.summary.position_bias = (
+            f"a rank is examined as rank^-{bias.eta:.2f} (± {bias.eta_error:.2f}), from {bias.clicks:,} clicks on "
+            "pairs that were shown at different ranks"
         )
 
 
-def _notice_human(human: Columns, summary: Summary) -> None:
-    splits = human["split"].to_numpy(zero_copy_only=False)
-    both = np.intersect1d(human["keyphrase"][splits == "valid"], human["keyphrase"][splits == "test"])
-    if len(both):
-        summary.notices.append(f"human: {len(both):,} queries have both valid and test rows; tuning on valid sees them")
+def _earlier_split(previous: Path, item_ids: pa.ChunkedArray) -> np.ndarray:
+    """int8 [N]: the side on which an earlier run put each item, or `UNKNOWN`."""
+    path = previous / "items.parquet"
+    if not path.exists():
+        raise DataError(
+            f"config.data.previous={str(previous)!r}: holds no items.parquet; name the `data` folder of a run"
+        )
+    earlier = pq.read_table(path, columns=["item_id", "split"])
+    side = np.where(pc.equal(earlier["split"], "holdout").to_numpy(), HOLDOUT, TRAIN).astype(np.int8)
+    found = pc.index_in(item_ids.combine_chunks(), earlier["item_id"].combine_chunks())
+    at = found.fill_null(-1).to_numpy()
+    return np.where(at >= 0, side[at], UNKNOWN).astype(np.int8)

@@ -11,7 +11,6 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -45,9 +44,10 @@ class Table:
 
     name: str
     columns: tuple[Column, ...]
-    left_out: str = ""  # what a run does without when the table is missing; empty: the table must be there
+    left_out: str = ""  # what a run does without when the table is missing
+    needed: bool = False  # no run does without it
     key: tuple[str, ...] = ()
-    unknown_keyphrase_counts: bool = True  # toward the share of bad rows that stops a run
+    either: tuple[str, ...] = ()  # columns of which the table must have one
 
     @property
     def required(self) -> tuple[str, ...]:
@@ -63,7 +63,8 @@ TABLES: dict[str, Table] = {
     for table in (
         Table(
             "items",
-            (
+            needed=True,
+            columns=(
                 Column("item_id", "text"),
                 Column("title", "text"),
                 Column("category", "names", required=False, empty=True),
@@ -73,7 +74,8 @@ TABLES: dict[str, Table] = {
         ),
         Table(
             "keyphrases",
-            (
+            needed=True,
+            columns=(
                 Column("keyphrase", "text"),
                 Column("search_volume", "integer", required=False, empty=True, low=0),
             ),
@@ -99,6 +101,17 @@ TABLES: dict[str, Table] = {
                 Column("position", "number", required=False, empty=True, low=0),
             ),
             left_out="the student's clicks task",
+        ),
+        Table(
+            "events",  # counted into `clicks`
+            (
+                _ITEM,
+                _KEYPHRASE,
+                Column("event", "choice", required=False, empty=True, choices=("impression", "click")),
+                Column("clicked", "flag", required=False, empty=True),
+                Column("position", "integer", required=False, empty=True, low=0),
+            ),
+            either=("event", "clicked"),
         ),
         Table(
             "search_relevance",
@@ -133,42 +146,9 @@ TABLES: dict[str, Table] = {
             "blocklist",
             (_KEYPHRASE, Column("item_id", "item", required=False, empty=True)),
             left_out="blocking of keyphrases",
-            unknown_keyphrase_counts=False,  # a policy list is longer than any catalogue's keyphrases
         ),
     )
 }
-
-
-def find_tables(directory: Path) -> tuple[dict[str, Path], list[str]]:
-    """The file of each table in `directory`, and the names of data files that belong to no table.
-
-    Raises:
-      DataError: when the directory is missing or holds no table, a table has two files, or a needed one has none.
-    """
-    expected = "Expected items and keyphrases at least, each as NAME.parquet, .jsonl, .tsv or .csv, optionally .gz."
-    if not directory.is_dir():
-        raise DataError(f"data directory {directory}: there is no such directory. {expected}")
-    found: dict[str, Path] = {}
-    strangers: list[str] = []
-    for path in sorted(directory.iterdir()):
-        name, *suffixes = path.name.split(".")
-        if not path.is_file() or suffixes not in [[kind, *zipped] for kind in FORMATS for zipped in ([], ["gz"])]:
-            continue
-        if name not in TABLES:
-            strangers.append(path.name)
-        elif name in found:
-            raise DataError(
-                f"{directory}: {found[name].name} and {path.name} are both table {name!r}. Remove one of them."
-            )
-        else:
-            found[name] = path
-    if not found:
-        raise DataError(f"data directory {directory}: it holds no table. {expected}")
-    for name, table in TABLES.items():
-        if not table.left_out and name not in found:
-            have = ", ".join(path.name for path in found.values())
-            raise DataError(f"data directory {directory}: table {name!r} is missing (found: {have}). {expected}")
-    return found, strangers
 
 
 class Problems:
@@ -218,7 +198,7 @@ def _text(column: Column, array: pa.Array, problems: Problems) -> pa.Array:
 
 
 def _choice(column: Column, array: pa.Array, problems: Problems) -> pa.Array:
-    text = _trimmed(array)
+    text = pc.utf8_lower(_trimmed(array))
     allowed = (*column.choices, "") if column.empty else column.choices
     wrong = ~_mask(pc.is_in(text, pa.array(allowed)))
     problems.add(wrong, f"{column.name}: not one of {', '.join(column.choices)}")
@@ -255,10 +235,11 @@ def _number(column: Column, array: pa.Array, problems: Problems) -> np.ndarray:
 
 def _flag(column: Column, array: pa.Array, problems: Problems) -> np.ndarray:
     text = pc.utf8_lower(_trimmed(array))
-    problems.add(
-        ~_mask(pc.is_in(text, pa.array(["0", "1", "true", "false"]))), f"{column.name}: not 0, 1, true or false"
-    )
-    return _mask(pc.is_in(text, pa.array(["1", "true"])))
+    given = _mask(pc.not_equal(text, ""))
+    known = _mask(pc.is_in(text, pa.array(["0", "1", "true", "false"])))
+    problems.add(~known & (given if column.empty else True), f"{column.name}: not 0, 1, true or false")
+    value = _mask(pc.is_in(text, pa.array(["1", "true"])))
+    return np.where(given, value, -1).astype(np.int8) if column.empty else value
 
 
 def _as_name(value: object) -> str:
@@ -308,7 +289,7 @@ def read_column(column: Column, array: pa.Array, problems: Problems) -> pa.Array
 
     Returns:
       text, item, keyphrase, choice: string array, trimmed. integer, number: float64, NaN where empty.
-      flag: bool. names: list<string> array. map: map<string, string> array.
+      flag: bool; where it may be empty int8, −1 for that. names: list<string> array. map: map<string, string> array.
     """
     if column.kind in ("integer", "number"):
         return _number(column, array, problems)
@@ -332,4 +313,16 @@ def read_columns(table: Table, columns: dict[str, pa.Array], problems: Problems)
     }
     if table.name == "clicks":
         problems.add(values["clicks"] > values["impressions"], "clicks > impressions")
+    if table.name == "events":
+        _count_events(values, problems)
     return values
+
+
+def _count_events(values: dict[str, Any], problems: Problems) -> None:
+    """Replaces `event` and `clicked` by the impressions and clicks that the row stands for: 0 or 1 of each."""
+    event, clicked = values.pop("event"), values.pop("clicked")
+    impression, click = (_mask(pc.equal(event, name)) for name in ("impression", "click"))
+    problems.add(~impression & ~click & (clicked < 0), "event: empty, and so is clicked")
+    problems.add(click & (clicked == 0), "event: a click, but clicked is 0")
+    values["impressions"] = (~click).astype(np.float64)
+    values["clicks"] = (click | (clicked > 0)).astype(np.float64)

@@ -1,7 +1,13 @@
-"""The train/holdout split of items, by clusters of twin titles, so that no held-out listing has a twin in training."""
+"""The train/holdout split of items, by clusters of twin titles, so that no held-out listing has a twin in training.
+
+A cluster's side is told by a hash of its oldest item and by nothing else, so another day of logs moves no item, and
+new listings move those few whose clusters they join. With an earlier run's split none moves: what it knew stays where
+it was, and new twins of that follow it.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 from collections.abc import Sequence
 
@@ -10,70 +16,108 @@ import scipy.sparse as sp
 from scipy.sparse.csgraph import connected_components
 
 from distill.data.leakage import similar_pairs
-from distill.data.text import fold_tokens
+from distill.data.token_sets import folded_sets
+
+UNKNOWN, TRAIN, HOLDOUT = -1, 0, 1
 
 
-def _twins(titles: Sequence[str], threshold: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Distinct token sets and their similar pairs.
+class Twins:
+    """Which titles are alike: titles of the same words, and pairs of token Jaccard ≥ threshold.
 
-    Returns the distinct set of each title [N] and the pairs (i, j) of similar distinct sets. Titles without a single
-    word each count as a set of their own: nothing says that they are alike.
+    Titles without a single word each stand alone: nothing says that they are alike.
     """
-    distinct: dict[object, int] = {}
-    sets: list[frozenset[str]] = []
-    of_title = np.zeros(len(titles), np.int64)
-    for row, title in enumerate(titles):
-        tokens = fold_tokens(title)
-        key = tokens or row
-        if key not in distinct:
-            distinct[key] = len(sets)
-            sets.append(tokens)
-        of_title[row] = distinct[key]
-    return of_title, *similar_pairs(sets, None, threshold)
+
+    def __init__(self, titles: Sequence[str], threshold: float):
+        sets = folded_sets(titles, {})
+        first = sets.distinct()
+        rows = np.flatnonzero(first == np.arange(len(first)))
+        self.count = len(rows)  # distinct titles
+        self.of_title = np.searchsorted(rows, first)  # int64 [N]: distinct title of each
+        self._i, self._j = similar_pairs(sets.take(rows), None, threshold)
+
+    def clusters(self, among: np.ndarray | None = None) -> np.ndarray:
+        """Cluster number [distinct titles]: connected components, of the titles in the bool mask `among` alone."""
+        i, j = self._i, self._j
+        if among is not None:
+            kept = among[i] & among[j]
+            i, j = i[kept], j[kept]
+        graph = sp.coo_matrix((np.ones(len(i), bool), (i, j)), (self.count, self.count))
+        return connected_components(graph, directed=False)[1]
+
+    def near(self, mask: np.ndarray) -> np.ndarray:
+        """bool [distinct titles]: those in the mask and those with a twin in it."""
+        out = mask.copy()
+        out[self._i[mask[self._j]]] = True
+        out[self._j[mask[self._i]]] = True
+        return out
+
+    def distinct_with(self, items: np.ndarray) -> np.ndarray:
+        """bool [distinct titles]: those of one of the items in the bool mask [N]."""
+        return np.bincount(self.of_title[items], minlength=self.count) > 0
+
+    def across(self, holdout: np.ndarray) -> int:
+        """How many held-out items have a twin title among the training items."""
+        return int(self.near(self.distinct_with(~holdout))[self.of_title[holdout]].sum())
 
 
-def title_clusters(titles: Sequence[str], threshold: float) -> np.ndarray:
-    """Cluster number [N] of each title: the connected components of "token Jaccard ≥ threshold"."""
-    of_title, i, j = _twins(titles, threshold)
-    count = int(of_title.max()) + 1 if len(titles) else 0
-    graph = sp.coo_matrix((np.ones(len(i), bool), (i, j)), (count, count))
-    _, labels = connected_components(graph, directed=False)
-    return labels[of_title]
+@dataclasses.dataclass
+class Split:
+    """Where each item belongs, and what an earlier split had to do with it."""
+
+    holdout: np.ndarray  # bool [N]
+    kept: int = 0  # items that an earlier run knew
+    followed: int = 0  # new items that went where their twins were
+    torn: int = 0  # of those: with twins on both sides, and so held out
 
 
-def _rank(item_id: str) -> bytes:
-    return hashlib.blake2b(item_id.encode(), digest_size=8).digest()
+def choose_holdout(item_ids: Sequence[str], twins: Twins, share: float, previous: np.ndarray | None = None) -> Split:
+    """The items held out, whole clusters of twin titles at a time.
 
+    About `share` of the clusters is held out: those whose oldest item (shortest, then smallest id) hashes below it.
 
-def choose_holdout(item_ids: Sequence[str], titles: Sequence[str], share: float, threshold: float) -> np.ndarray:
-    """Bool [N]: the items held out, whole clusters of twin titles at a time.
-
-    Clusters are taken in the order of a hash of their smallest item id while they fit into `share` of the items. The
-    order does not depend on the other items, so a catalogue that grows keeps all but a few of its held-out items.
+    Args:
+      item_ids: [N].
+      twins: of their titles.
+      share: 0–1.
+      previous: int8 [N], `TRAIN` or `HOLDOUT` where an earlier run knew the item, else `UNKNOWN`. An item that is new
+        follows its known twins, whom it may also meet through other new items; held out where these disagree.
     """
-    holdout = np.zeros(len(item_ids), bool)
-    wanted = max(1, round(share * len(item_ids))) if share > 0 else 0
-    labels = title_clusters(titles, threshold)
-    members: dict[int, list[int]] = {}
-    for row, label in enumerate(labels.tolist()):
-        members.setdefault(label, []).append(row)
-    if len(members) < 2:
-        return holdout
-    clusters = sorted(members.values(), key=lambda rows: _rank(min(item_ids[row] for row in rows)))
-    taken = 0
-    for rows in clusters:
-        if taken + len(rows) <= wanted:
-            holdout[rows] = True
-            taken += len(rows)
-    return holdout
+    known = np.full(len(item_ids), UNKNOWN, np.int8) if previous is None else previous
+    new = known == UNKNOWN
+    new_titles = twins.distinct_with(new)
+    # A title that both known and new items bear ties the new to the known, not its known twins to each other.
+    sides = []
+    for side in (TRAIN, HOLDOUT):
+        titles = twins.distinct_with(known == side)
+        sides.append(twins.near(titles) & new_titles)
+    labels = twins.clusters(new_titles)
+    count = int(labels.max(initial=-1)) + 1
+    beside = [np.bincount(labels[side], minlength=count) > 0 for side in sides]
+    chosen = np.zeros(count, bool)
+    for label, item_id in _oldest(item_ids, labels[twins.of_title], new).items():
+        chosen[label] = _hash(item_id) < share
+    tied = beside[TRAIN] | beside[HOLDOUT]
+    decided = np.where(tied, beside[HOLDOUT], chosen)
+    label = labels[twins.of_title]
+    return Split(
+        np.where(new, decided[label], known == HOLDOUT),
+        kept=int((~new).sum()),
+        followed=int((new & tied[label]).sum()),
+        torn=int((new & (beside[TRAIN] & beside[HOLDOUT])[label]).sum()),
+    )
 
 
-def twins_across(titles: Sequence[str], holdout: np.ndarray, threshold: float) -> int:
-    """How many held-out items have a twin title (token Jaccard ≥ threshold) among the training items."""
-    of_title, i, j = _twins(titles, threshold)
-    count = int(of_title.max()) + 1 if len(titles) else 0
-    has_train = np.bincount(of_title[~holdout], minlength=count) > 0
-    twin_trains = has_train.copy()
-    twin_trains[i[has_train[j]]] = True
-    twin_trains[j[has_train[i]]] = True
-    return int(twin_trains[of_title[holdout]].sum())
+def _oldest(item_ids: Sequence[str], labels: np.ndarray, new: np.ndarray) -> dict[int, str]:
+    """The representative of each cluster: ids that count up grow, so the shortest, then smallest one is the oldest."""
+    oldest: dict[int, str] = {}
+    for row in np.flatnonzero(new).tolist():
+        item_id, label = item_ids[row], int(labels[row])
+        best = oldest.get(label)
+        if best is None or (len(item_id), item_id) < (len(best), best):
+            oldest[label] = item_id
+    return oldest
+
+
+def _hash(item_id: str) -> float:
+    """Uniform on [0, 1)."""
+    return int.from_bytes(hashlib.blake2b(item_id.encode(), digest_size=8).digest(), "big") / 2**64

@@ -4,8 +4,12 @@ items.parquet        item_id, title, category, attributes, split, text
 keyphrases.parquet   keyphrase, search_volume, trainable
 NAME.parquet         training rows of clicks, search_relevance, judgements, recommendations
 holdout/NAME.parquet the same tables' rows of held-out items, for evaluation only
-human.parquet, judge_agreement.parquet, blocklist.parquet
+human.parquet, judge_agreement.parquet
+blocklist.parquet    what must not be recommended; keyphrases that the keyphrases table lacks stand in it too
+propensity.json      chance of examination by rank, where pairs were shown at different ranks
 truth/truth.parquet  the simulated marketplace's truth, for evaluation only
+
+A table of pairs is one file or a folder of `part-*.parquet`, whichever wrote it.
 """
 
 # pyright: reportAttributeAccessIssue=false
@@ -14,19 +18,26 @@ truth/truth.parquet  the simulated marketplace's truth, for evaluation only
 from __future__ import annotations
 
 import functools
+import json
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from distill.data.propensity import PositionBias
 from distill.data.schema import TABLES, Table
+from distill.data.sources import TRUTH
 
 SPLIT = ("clicks", "search_relevance", "judgements", "recommendations")  # split into training and held-out rows
-TRUTH = "truth.parquet"
+PROPENSITY = "propensity.json"
+_ROW_GROUP = 1 << 17
+_KINDS = {"integer": pa.int64(), "number": pa.float64(), "flag": pa.bool_()}
 
 Columns = dict[str, Any]  # numbers and flags as numpy arrays, texts as Arrow arrays
 
@@ -34,45 +45,80 @@ Columns = dict[str, Any]  # numbers and flags as numpy arrays, texts as Arrow ar
 def clear(destination: Path) -> None:
     """Makes the folder and removes the tables that an earlier run may have left in it."""
     (destination / "holdout").mkdir(parents=True, exist_ok=True)
-    for name in TABLES:
-        (destination / f"{name}.parquet").unlink(missing_ok=True)
-        (destination / "holdout" / f"{name}.parquet").unlink(missing_ok=True)
-    (destination / "truth" / TRUTH).unlink(missing_ok=True)
+    names = [f"{folder}{name}.parquet" for name in TABLES for folder in ("", "holdout/")]
+    for path in [destination / name for name in (*names, f"truth/{TRUTH}", PROPENSITY)]:
+        if path.is_dir():
+            shutil.rmtree(path)
+        path.unlink(missing_ok=True)
+    for path in (*destination.glob(".*.tmp"), *(destination / "holdout").glob(".*.tmp")):
+        path.unlink()
 
 
-def merge_duplicates(table: Table, columns: Columns) -> tuple[Columns, int]:
-    """Rows sorted by item, keyphrase and the table's further key, one each, and how many were merged away.
+def read(path: Path) -> pa.Table:
+    """A prepared table: a file, or a folder of parts in the order of their names."""
+    if path.is_dir():
+        return pa.concat_tables(pq.read_table(part) for part in sorted(path.glob("part-*.parquet")))
+    return pq.read_table(path)
 
-    Of repetitions the last counts, except in `clicks`: there impressions and clicks add up and position becomes its
-    mean weighted by impressions.
+
+def final_schema(table: Table) -> pa.Schema:
+    """Of a prepared table of pairs."""
+    return pa.schema([(column.name, _KINDS.get(column.kind, pa.string())) for column in table.columns])
+
+
+def final_table(table: Table, rows: pa.Table, item_ids: pa.Array, keyphrases: pa.Array) -> pa.Table:
+    """`rows` as they are written, in `final_schema`: NaN becomes null, numbers of items and keyphrases become ids.
+
+    Columns of `rows`: `item`, int32, −1 for any, and `keyphrase`, int32, beside the table's own ones.
     """
-    rows = len(columns["item"])
-    if not rows:
-        return columns, 0
-    keys = [columns["item"], columns["keyphrase"]]
-    keys += [columns[name].dictionary_encode().indices.to_numpy() for name in table.key]
-    order = np.lexsort(keys[::-1])  # stable: repetitions stay in the order of the file
-    changes = np.zeros(rows - 1, bool)
-    for key in keys:
-        changes |= np.diff(key[order]) != 0
-    starts = np.concatenate([[0], np.flatnonzero(changes) + 1])
-    last = order[np.concatenate([starts[1:], [rows]]) - 1]
-    out = {
-        name: column.take(pa.array(last)) if isinstance(column, pa.Array) else column[last]
-        for name, column in columns.items()
-    }
-    if table.name == "clicks":
-        shown, position = columns["impressions"][order], columns["position"][order]
-        out["impressions"] = np.add.reduceat(shown, starts)
-        out["clicks"] = np.add.reduceat(columns["clicks"][order], starts)
-        placed = ~np.isnan(position)
-        # Rows never shown weigh next to nothing, but still give a position where there is no other.
-        weight = np.where(placed, np.maximum(shown, 1e-9), 0.0)
-        total = np.add.reduceat(weight, starts)
-        mean = np.add.reduceat(weight * np.where(placed, position, 0.0), starts) / np.where(total > 0, total, 1.0)
-        alone = np.diff(starts, append=rows) == 1
-        out["position"] = np.where(alone, position[starts], np.where(total > 0, mean, np.nan))
-    return out, rows - len(last)
+    out = []
+    for column in table.columns:
+        if column.kind in ("item", "keyphrase"):
+            numbers = rows[column.kind].combine_chunks().to_numpy()
+            names = item_ids if column.kind == "item" else keyphrases
+            out.append(names.take(pa.array(numbers, mask=numbers < 0)))
+        elif column.kind in ("integer", "number"):
+            values = rows[column.name].to_numpy()
+            out.append(pa.array(values, mask=np.isnan(values)).cast(_KINDS[column.kind]))
+        else:
+            out.append(rows[column.name])
+    return pa.table(out, schema=final_schema(table))
+
+
+class TableWriter:
+    """Writes a Parquet file that comes in pieces of any size: whole or not at all, row groups of one size."""
+
+    def __init__(self, path: Path, schema: pa.Schema):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._path, self._temporary, self._schema = path, path.with_name(f".{path.name}.tmp"), schema
+        self._file = pq.ParquetWriter(self._temporary, schema)
+        self._waiting: list[pa.Table] = []
+        self._rows = 0
+
+    def write(self, table: pa.Table) -> None:
+        self._waiting.append(table)
+        self._rows += len(table)
+        if self._rows >= _ROW_GROUP:
+            self._flush(self._rows - self._rows % _ROW_GROUP)
+
+    def _flush(self, rows: int) -> None:
+        table = pa.concat_tables(self._waiting) if self._waiting else self._schema.empty_table()
+        self._file.write_table(table.slice(0, rows).combine_chunks(), row_group_size=_ROW_GROUP)
+        self._waiting, self._rows = [table.slice(rows)], len(table) - rows
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is None:
+            self._flush(self._rows)
+        self._file.close()
+        if kind is None:
+            self._temporary.replace(self._path)
+        else:
+            self._temporary.unlink()
 
 
 class Writer:
@@ -86,37 +132,26 @@ class Writer:
         path.parent.mkdir(parents=True, exist_ok=True)
         return path
 
+    def _write(self, name: str, table: pa.Table) -> None:
+        with TableWriter(self.path(name), table.schema) as file:
+            file.write(table)
+
     def items(self, items: pa.Table, texts: Sequence[str], holdout: np.ndarray) -> None:
         """`items` in the types of `schema`, with the texts that stand for them and their split, bool [N]."""
         split = pa.array(np.where(holdout, "holdout", "train").astype(object), pa.string())
         items = items.select(["item_id", "title", "category", "attributes"])
-        pq.write_table(
-            items.append_column("split", split).append_column("text", pa.array(texts, pa.string())), self.path("items")
-        )
+        self._write("items", items.append_column("split", split).append_column("text", pa.array(texts, pa.string())))
 
     def keyphrases(self, search_volume: np.ndarray, trainable: np.ndarray) -> None:
         """Search volume float [K], NaN where unknown, and bool [K]: may stand in a training table."""
         volume = pa.array(search_volume, mask=np.isnan(search_volume)).cast(pa.int64())
         columns = {"keyphrase": self._keyphrases, "search_volume": volume, "trainable": pa.array(trainable)}
-        pq.write_table(pa.table(columns), self.path("keyphrases"))
+        self._write("keyphrases", pa.table(columns))
 
     def pairs(self, table: Table, columns: Columns, rows: np.ndarray, name: str) -> None:
         """The rows chosen by the bool mask `rows`, item and keyphrase numbers as ids again."""
-        chosen = pa.array(np.flatnonzero(rows))
-        out = {}
-        for column in table.columns:
-            if column.kind in ("item", "keyphrase"):
-                ids = self._item_ids if column.kind == "item" else self._keyphrases
-                numbers = columns[column.kind][rows]
-                out[column.name] = ids.take(pa.array(numbers, mask=numbers < 0))
-            elif isinstance(values := columns[column.name], pa.Array):
-                out[column.name] = values.take(chosen)
-            elif column.kind == "flag":
-                out[column.name] = pa.array(values[rows])
-            else:
-                numbers = pa.array(values[rows], mask=np.isnan(values[rows]))
-                out[column.name] = numbers.cast(pa.int64()) if column.kind == "integer" else numbers
-        pq.write_table(pa.table(out), self.path(name))
+        chosen = pa.table(columns).filter(pa.array(rows))
+        self._write(name, final_table(table, chosen, self._item_ids, self._keyphrases))
 
 
 class Prepared:
@@ -191,7 +226,7 @@ class Prepared:
         path = self.path / f"{name}.parquet"
         if not path.exists():
             return None
-        return self.pairs(pq.read_table(path))
+        return self.pairs(read(path))
 
     def pairs(self, table: pa.Table) -> dict[str, np.ndarray]:
         """A table with columns `item_id` and `keyphrase` in the form described above."""
@@ -230,8 +265,20 @@ class Prepared:
         return self._pairs("judge_agreement")
 
     def blocklist(self) -> dict[str, np.ndarray] | None:
-        """Pairs that must not be recommended; item −1 blocks a keyphrase everywhere."""
-        return self._pairs("blocklist")
+        """Pairs that must not be recommended; item −1 blocks a keyphrase everywhere.
+
+        Entries that no keyphrase answers to are left out.
+        """
+        columns = self._pairs("blocklist")
+        return columns and {name: column[columns["keyphrase"] >= 0] for name, column in columns.items()}
+
+    def position_bias(self) -> PositionBias | None:
+        """Chance of examination by rank as `prepare` estimated it from pairs shown at different ranks; None without."""
+        path = self.path / PROPENSITY
+        if not path.exists():
+            return None
+        values = json.loads(path.read_text())
+        return PositionBias(**values | {"propensity": np.array(values["propensity"])})
 
     def recommendations(self) -> dict[str, np.ndarray] | None:
         """What other sources already recommend, for training and held-out items alike."""

@@ -12,11 +12,13 @@ import jinja2
 
 from distill.evaluate import report_summary
 from distill.evaluate.judge_report import judge_section
+from distill.evaluate.protocol import RECOMMEND
 from distill.evaluate.protocol_report import protocol_section
 from distill.evaluate.report_contents import ReportData
 from distill.evaluate.report_format import FILTERS
 from distill.evaluate.report_plots import draw
 from distill.evaluate.report_quality import about, by_metric, differences, families, model_order, referee, verdict
+from distill.evaluate.report_validation_plots import draw_data
 
 # Control characters but white space, and noncharacters (HTML Living Standard, 13.2.3.5).
 _FORBIDDEN = re.compile(
@@ -68,7 +70,7 @@ def render_report(data: ReportData) -> str:
         speed=_prefixed(data.metrics, "train/"),
         student_pearson=data.metrics.get("student/pearson_to_assistant"),
         judge=judge,
-        plots=draw(data, figures) | judge["plots"],
+        plots=draw(data, figures) | draw_data(data.data_page) | judge["plots"],
         grades=GRADES,
     )
 
@@ -90,10 +92,14 @@ def _prefixed(metrics: Mapping[str, float], prefix: str) -> dict[str, float]:
 
 
 def _fates(metrics: Mapping[str, float]) -> dict[str, float]:
-    """What became of the student's candidates in `recommend`: the figures of the protocol's name that no judge has."""
-    found = _prefixed(metrics, "protocol/student/")
-    plain = {name: value for name, value in found.items() if "_by_" not in name}
-    return {name: value for name, value in plain.items() if f"protocol/student/{name}/ci_low" not in metrics}
+    """What became of the candidates in `recommend`: those of all its sources together, then each source's share."""
+    together = _prefixed(metrics, f"protocol/{RECOMMEND}/")
+    by_source = {}
+    for name, value in _prefixed(metrics, "protocol/").items():
+        source, _, what = name.rpartition("/")
+        if source != RECOMMEND and what in ("candidates_per_item", "kept_per_item"):
+            by_source[f"{what} from {source}"] = value
+    return together | by_source
 
 
 def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, str]:

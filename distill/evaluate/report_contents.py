@@ -9,6 +9,7 @@ from typing import Any
 from numpy.typing import ArrayLike
 
 from distill.evaluate.groups import GroupTable
+from distill.evaluate.report_validation import DataPage
 from distill.evaluate.significance import Interval
 from distill.judge.calibration import Reliability
 
@@ -98,9 +99,8 @@ class ReportData:
     simulated_clicks: bool = False
     simulated_humans: bool = False  # labels of the embedded marketplace, not of people
     simulated_judge: bool = False
-    counts: Mapping[str, int] = dataclasses.field(default_factory=dict)  # rows of each table, items of each split
-    quarantined: Mapping[str, int] | None = None  # reason or table → rows; {} says that there were none
-    leaks_removed: Mapping[str, int] | None = None  # table → rows naming a human query; {} says that there were none
+    counts: Mapping[str, int] = dataclasses.field(default_factory=dict)  # items of each split, pairs judged and scored
+    data_page: DataPage | None = None
     notices: Sequence[str] = ()  # tasks left out, texts cut, columns ignored
     judge_figures: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # as `judge_report.judge_section` reads
     judge_cost: JudgeCost | None = None  # None: nobody was asked

@@ -18,6 +18,8 @@ _FAMILIES = {
     "held-out listing.",
 }
 
+_TOLD = ("clicks", "events", "human", "judgements")  # tables that `simulated` has sentences for
+
 
 def tally(verdict: Sequence[Mapping[str, Any]]) -> dict[str, int]:
     """finding → how many of the verdict's comparisons came out so."""
@@ -36,6 +38,10 @@ def simulated(data: ReportData) -> list[str]:
         found.append("The human labels are simulated: they are the known truth with errors.")
     if data.simulated_judge:
         found.append("The judge is simulated: no language model was asked, its grades are the known truth with errors.")
+    named = data.data_page.about.simulated if data.data_page else ()
+    others = [name for name in named if name not in _TOLD]
+    if others:
+        found.append(f"By its owner's word this of the data is simulated too: {', '.join(others)}.")
     return found
 
 

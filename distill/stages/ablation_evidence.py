@@ -33,7 +33,7 @@ def write_evidence(
     evidence = Evidence(
         name=grid.name,
         command=shlex.join(command),
-        data=Path(grid.data.dir).name or "the embedded marketplace",
+        data="the embedded marketplace" if grid.data.embedded else Path(grid.data.dir).name or "one's own files",
         encoder=Path(grid.encoder.init).name
         or f"{grid.encoder.layers}-layer, width {grid.encoder.width}, from scratch",
         seeds=grid.seeds,

@@ -151,6 +151,8 @@ def _alignment(context: Context, table: Any, models: dict[str, Any]) -> None:
 
 def _scalars(context: Context, table: Any) -> None:
     """Agreement of the judge, the index's and the training's figures, and what became of the candidates."""
+    from distill.evaluate.protocol import RECOMMEND
+
     agreement = context.folder("judge") / AGREEMENT
     figures = read_json(agreement).get("agreement", {}) if agreement.exists() else {}
     for name in ("auc_exact", "auc_relevant", "kappa") if figures else ():
@@ -162,9 +164,14 @@ def _scalars(context: Context, table: Any) -> None:
         table.add_scalar(f"train/{stage}/examples_per_second", _counts(context.folder(stage))["examples_per_second"])
     recommended = _counts(context.folder("recommend"))
     items = max(1, recommended["items"])
+    # Of all sources together under the stage's name, and what is counted by source under the source's.
     for name in ("candidates", *(fate for fate in FATES if fate in recommended)):
-        table.add_scalar(f"protocol/student/{name}_per_item", recommended[name] / items)
-    table.add_scalar("protocol/student/covered_items", recommended["covered_items"] / items)
+        table.add_scalar(f"protocol/{RECOMMEND}/{name}_per_item", recommended[name] / items)
+    table.add_scalar(f"protocol/{RECOMMEND}/covered_items", recommended["covered_items"] / items)
+    for name, count in recommended.items():
+        what, by_source, source = name.partition("_from_")
+        if by_source:
+            table.add_scalar(f"protocol/{source}/{what}_per_item", count / items)
 
 
 def _counts(folder: Path) -> dict[str, Any]:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from distill.export.graph_tokenizer import GraphTokenizer
 
 HUGGING_FACE, CARD = "huggingface", "README.md"
-_WARM_UP_TEXTS = 10_000  # items among which texts of each length are looked for
+_WARM_UP_TEXTS = 10_000  # items, and keyphrases, among which texts of each length are looked for
 
 
 def run(context: Context, folder: Path) -> dict[str, Any]:
@@ -84,7 +84,7 @@ def _save(context: Context, name: str, target: Path, tokenizer: GraphTokenizer) 
     spec, params = load_model(context.folder("assistant" if name == "assistant" else "student") / "model")
     requests = _warm_up(context, name)
     if name == "student":
-        save_student(target, tokenizer, spec, params, encoder.item_tokens, requests)
+        save_student(target, tokenizer, spec, params, encoder.item_tokens, encoder.keyphrase_tokens, requests)
     elif name == "assistant":
         save_assistant(target, tokenizer, spec, params, encoder.keyphrase_tokens, encoder.item_tokens, requests)
     else:
@@ -107,9 +107,10 @@ def _candidates(context: Context) -> int:
     return experiment.export.candidates or experiment.recommend.candidates
 
 
-def _warm_up(context: Context, name: str) -> list[dict[str, list[str]]]:
-    """Requests of every wanted size, with items of every length of padding."""
-    from distill.export.warm_up import one_of_each_length
+def _warm_up(context: Context, name: str) -> list[tuple[str, dict[str, list[str]]]]:
+    """Requests of every wanted size, with items of every length of padding; of the student, keyphrases too."""
+    from distill.export.saved_model import KEYPHRASE
+    from distill.export.warm_up import SIGNATURE, one_of_each_length
 
     prepared, encoder = context.prepared, context.experiment.encoder
     lengths = context.tokenizer.encode_texts(prepared.item_texts[:_WARM_UP_TEXTS], encoder.item_tokens).lengths
@@ -118,7 +119,7 @@ def _warm_up(context: Context, name: str) -> list[dict[str, list[str]]]:
     if name == "assistant":
         lengths = lengths + len(context.tokenizer.encode_raw([keyphrase], encoder.keyphrase_tokens - 2).values) + 1
         longest += encoder.keyphrase_tokens - 1
-    requests = []
+    rows: list[tuple[str, dict[str, str]]] = []
     for row in one_of_each_length(lengths, longest):
         category = prepared.categories[row]
         one = {"category": category[-1] if category else "", "title": prepared.titles[row]}
@@ -126,9 +127,16 @@ def _warm_up(context: Context, name: str) -> list[dict[str, list[str]]]:
             one = {"text": prepared.item_texts[row]}
         elif name == "assistant":
             one = {"keyphrase": keyphrase, **one}
-        for size in context.experiment.export.warm_up_batches:
-            requests.append({key: [value] * size for key, value in one.items()})
-    return requests
+        rows.append((SIGNATURE, one))
+    if name == "student":
+        texts, longest = prepared.keyphrases[:_WARM_UP_TEXTS], encoder.keyphrase_tokens
+        lengths = context.tokenizer.encode_texts(texts, longest).lengths
+        rows += [(KEYPHRASE, {"keyphrase": texts[row]}) for row in one_of_each_length(lengths, longest)]
+    return [
+        (signature, {key: [value] * size for key, value in one.items()})
+        for signature, one in rows
+        for size in context.experiment.export.warm_up_batches
+    ]
 
 
 def _facts(context: Context) -> serving_facts.ServingFacts:
@@ -157,7 +165,7 @@ def _card(context: Context, written: list[str], facts: serving_facts.ServingFact
             threshold=facts.threshold,
             precision=facts.precision,
             counts=counts,
-            simulated=not experiment.data.dir,
+            simulated=experiment.data.embedded,
             base=Path(experiment.encoder.init).name,
             judge=experiment.judge.backend,
             metrics=read_json(report) if report.exists() else {},

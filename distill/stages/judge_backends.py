@@ -62,8 +62,8 @@ def replayed(context: Context) -> dict[tuple[int, int], tuple[int, str, str]]:
     ]
     if not rows:
         raise ValueError(
-            f"{context.experiment.data.dir}: judge.backend='replay' needs a `judgements` table with at least one "
-            "usable row (item_id, keyphrase, grade, judge, rubric)"
+            f"{context.experiment.data.dir or 'config.data.sources'}: judge.backend='replay' needs a `judgements` "
+            "table with at least one usable row (item_id, keyphrase, grade, judge, rubric)"
         )
     order = [voice for voice, _ in sorted(Counter(row[3:] for row in rows).items(), key=lambda one: (-one[1], one[0]))]
     rows.sort(key=lambda row: order.index(row[3:]), reverse=True)

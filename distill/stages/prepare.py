@@ -7,32 +7,38 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from distill.artifacts import hash_tree, write_atomic
+from distill.artifacts import hash_file, hash_json, hash_tree, write_atomic
 from distill.config import ConfigError, check_width
 from distill.stages.base import Context, Stage, files_below, save_model
 
 
 def run(context: Context, folder: Path) -> dict[str, Any]:
     from distill.data.prepare import prepare
+    from distill.data.validation import findings
+    from distill.data.validation.validate import read_validation
 
-    experiment = context.experiment
-    if experiment.data.dir:
-        source = Path(experiment.data.dir)
-    else:
+    data = context.experiment.data
+    source = Path(data.dir) if data.dir else None
+    if data.embedded:
         from distill.data.marketplace import write_marketplace
 
         source = folder / "marketplace"
         shutil.rmtree(source, ignore_errors=True)
-        write_marketplace(source, experiment.data.marketplace, experiment.seed)
-    summary = prepare(source, folder, experiment.data)
-    context.reporter.line("\n".join(summary.lines()))
+        write_marketplace(source, data.marketplace, context.experiment.seed)
+    if data.beam:
+        from distill.data.beam_prepare import prepare_with_beam
+
+        summary = prepare_with_beam(source, folder, data, data.beam)
+    else:
+        summary = prepare(source, folder, data)
+    context.reporter.line("\n".join([*summary.lines(), *findings.lines(read_validation(folder).findings)]))
     encoder = _encoder(context, folder)
     truncated = {
         "items": context.item_tokens.truncated,
         "keyphrases": context.keyphrase_tokens.truncated,
     }
     if any(truncated.values()):
-        settings = experiment.encoder
+        settings = context.experiment.encoder
         context.reporter.line(
             f"encoder: {truncated['items']:,} item texts were cut at item_tokens={settings.item_tokens}, "
             f"{truncated['keyphrases']:,} keyphrases at keyphrase_tokens={settings.keyphrase_tokens}"
@@ -82,13 +88,24 @@ def _encoder(context: Context, folder: Path) -> dict[str, Any]:
 
 
 def _external(context: Context) -> dict[str, str]:
+    from distill.data.sources import find_sources
+
     experiment = context.experiment
-    hashes = {}
-    if experiment.data.dir:
-        source = Path(experiment.data.dir)
+    data, hashes = experiment.data, {}
+    if data.dir:
+        source = Path(data.dir)
         if not source.is_dir():
-            raise ConfigError(f"config.data.dir={experiment.data.dir!r}: there is no such directory")
+            raise ConfigError(f"config.data.dir={data.dir!r}: there is no such directory")
         hashes["data"] = hash_tree(source)
+    if any(source.files for source in vars(data.sources).values()):
+        hashes["sources"] = find_sources(Path(data.dir) if data.dir else None, data.sources).content_hash()
+    if data.previous:
+        previous = Path(data.previous)
+        if not (previous / "items.parquet").exists():
+            raise ConfigError(
+                f"config.data.previous={data.previous!r}: holds no items.parquet; name the `data` folder of a run"
+            )
+        hashes["previous"] = hash_json([hash_file(path) for path in sorted(previous.rglob("*.parquet"))])
     if experiment.encoder.init and Path(experiment.encoder.init).is_dir():
         hashes["encoder"] = hash_tree(Path(experiment.encoder.init))
     return hashes
@@ -97,7 +114,7 @@ def _external(context: Context) -> dict[str, str]:
 STAGE = Stage(
     name="prepare",
     # The seed makes the embedded marketplace and the encoder from scratch.
-    config=lambda e: {"data": _without_dir(e), "encoder": e.encoder, "seed": e.seed, "widths": e.student.widths},
+    config=lambda e: {"data": _without_places(e), "encoder": e.encoder, "seed": e.seed, "widths": e.student.widths},
     inputs=(),
     run=run,
     published=lambda folder: [p for p in files_below(".")(folder) if _is_output(p.relative_to(folder))],
@@ -106,10 +123,14 @@ STAGE = Stage(
 
 
 def _is_output(path: Path) -> bool:
-    return path.parts[0] != "marketplace" and path.name not in ("manifest.json", "started.json")
+    made_on_the_way = path.parts[0] == "marketplace" or path.parts[0].startswith(".")
+    return not made_on_the_way and path.name not in ("manifest.json", "started.json")
 
 
-def _without_dir(experiment: Any) -> dict[str, Any]:
-    """The data settings; where the directory lies does not matter, its content is hashed."""
+def _without_places(experiment: Any) -> dict[str, Any]:
+    """The data settings; where files lie and what runs over them does not matter, their content is hashed."""
     settings = dataclasses.asdict(experiment.data)
-    return settings | {"dir": bool(settings["dir"])}
+    for source in settings["sources"].values():
+        source["files"] = bool(source["files"])
+    del settings["beam"]
+    return settings | {"dir": bool(settings["dir"]), "previous": bool(settings["previous"])}

@@ -23,6 +23,7 @@ from distill.stages.judge_backends import LANGUAGE_MODELS
 from distill.stages.judge_pairs import GRADED
 from distill.stages.judge_trust import AGREEMENT
 from distill.stages.report_costs import index_facts, judge_cost, revisions, sizes, stage_seconds
+from distill.stages.report_data_page import data_page
 from distill.stages.report_examples import examples
 from distill.train.writers import read_metrics
 
@@ -34,7 +35,8 @@ def collect(context: Context, table: MetricTable, models: dict[str, Any], protoc
     """
     experiment, prepared = context.experiment, context.prepared
     summary = read_json(context.folder("prepare") / "summary.json")
-    embedded = not experiment.data.dir
+    page = data_page(context, summary)
+    simulated = page.about.is_simulated
     saved = read_json(context.folder("assistant") / CALIBRATION)
     calibration = Calibration.from_dict(saved["calibration"])
     validation = np.load(context.folder("assistant") / VALIDATION)
@@ -50,12 +52,12 @@ def collect(context: Context, table: MetricTable, models: dict[str, Any], protoc
         tasks=_tasks(context, summary),
         judge=_judge(context),
         baselines=_baselines(context, models),
-        simulated_clicks=embedded,
-        simulated_humans=embedded,
-        simulated_judge=experiment.judge.backend == "simulated",
+        simulated_clicks=simulated("clicks") or simulated("events"),
+        simulated_humans=simulated("human"),
+        simulated_judge=experiment.judge.backend == "simulated"
+        or (experiment.judge.backend == "replay" and simulated("judgements")),
         counts=_counts(context, summary),
-        quarantined={name: t["quarantined"] for name, t in summary["tables"].items() if t["quarantined"]},
-        leaks_removed={name: t["removed"] for name, t in summary["tables"].items() if t["removed"]},
+        data_page=page,
         notices=[*summary["notices"], *(f"no {name} table: {what}" for name, what in summary["left_out"].items())],
         judge_figures=read_json(agreement) if agreement.exists() else {},
         judge_cost=judge_cost(context),
@@ -89,7 +91,7 @@ def _tasks(context: Context, summary: dict[str, Any]) -> list[str]:
     score = read_manifest(context.folder("score"))
     rows = {name: table["training"] for name, table in summary["tables"].items()}
     names = {
-        "clicks": f"clicks ({rows.get('clicks', 0):,} rows)",
+        "clicks": f"clicks ({rows.get('clicks', 0) + rows.get('events', 0):,} pairs)",
         "search_relevance": f"the search engine's relevance ({rows.get('search_relevance', 0):,} rows)",
         "distill": "the assistant's scores" + (f" ({score['counts']['scored_pairs']:,} pairs)" if score else ""),
     }
@@ -151,8 +153,7 @@ def _categories(context: Context, student: Any) -> list[CategoryTable]:
 
 
 def _counts(context: Context, summary: dict[str, Any]) -> dict[str, int]:
-    counts = {f"{name} rows": table["kept"] for name, table in summary["tables"].items()}
-    counts |= {"training items": summary["train_items"], "held-out items": summary["holdout_items"]}
+    counts = {"training items": summary["train_items"], "held-out items": summary["holdout_items"]}
     for stage, names in (
         ("judge", ("judged_training_pairs", "judged_holdout_pairs", "unanswered")),
         ("score", ("scored_pairs",)),

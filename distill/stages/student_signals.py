@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from distill.config import DistillLoss, StudentConfig
 from distill.stages.base import Context
 from distill.stages.judge import judged
 from distill.stages.score import scored
+
+if TYPE_CHECKING:
+    from distill.data.propensity import PositionBias
 
 Signals = dict[str, Any]  # `teacher`, `searched`, `clicked` as `distill.data.pair_pool.join_signals` reads them
 
@@ -62,22 +65,12 @@ def _positives(context: Context, settings: StudentConfig, exact: bool, name: str
 
 
 def _inverse_propensities(context: Context, clicks: dict[str, Any], chosen: Any, clip: float, name: str) -> Any:
-    """Weights of the rows `chosen`; 1, their mean, where the position is not known.
-
-    Pairs of one grade count as equally attractive where a grade is known: the estimate may read the judge, since a
-    worse one would flatter what clicks are compared with.
-    """
+    """Weights of the rows `chosen`; 1, their mean, where the position is not known."""
     import numpy as np
 
-    from distill.data.pair_pool import pair_keys
-    from distill.data.propensity import estimate_position_bias, inverse_propensity_weights
+    from distill.data.propensity import inverse_propensity_weights
 
-    graded, keyphrases = judged(context), len(context.prepared.keyphrases)
-    keys = pair_keys(graded["item"], graded["keyphrase"], keyphrases)  # sorted
-    shown = pair_keys(clicks["item"], clicks["keyphrase"], keyphrases)
-    at = np.minimum(np.searchsorted(keys, shown), len(keys) - 1)
-    columns = (clicks[column] for column in ("item", "keyphrase", "impressions", "clicks", "position"))
-    bias = estimate_position_bias(*columns, strata=np.where(keys[at] == shown, graded["grade"][at], -1))
+    bias = context.prepared.position_bias() or _position_bias(context, clicks)
     position = clicks["position"][chosen]
     known = np.isfinite(position)
     context.reporter.line(
@@ -87,6 +80,25 @@ def _inverse_propensities(context: Context, clicks: dict[str, Any], chosen: Any,
     weights = np.ones(len(position), np.float32)
     weights[known] = inverse_propensity_weights(position[known], bias.propensity, clip=clip)
     return weights
+
+
+def _position_bias(context: Context, clicks: dict[str, Any]) -> PositionBias:
+    """The estimate from one row a pair, where the log had no pairs at different ranks for `prepare` to compare.
+
+    Pairs of one grade count as equally attractive where a grade is known: the estimate may read the judge, since a
+    worse one would flatter what clicks are compared with.
+    """
+    import numpy as np
+
+    from distill.data.pair_pool import pair_keys
+    from distill.data.propensity import estimate_position_bias
+
+    graded, keyphrases = judged(context), len(context.prepared.keyphrases)
+    keys = pair_keys(graded["item"], graded["keyphrase"], keyphrases)  # sorted
+    shown = pair_keys(clicks["item"], clicks["keyphrase"], keyphrases)
+    at = np.minimum(np.searchsorted(keys, shown), len(keys) - 1)
+    columns = (clicks[column] for column in ("item", "keyphrase", "impressions", "clicks", "position"))
+    return estimate_position_bias(*columns, strata=np.where(keys[at] == shown, graded["grade"][at], -1))
 
 
 def _teacher(context: Context, settings: DistillLoss) -> tuple[Any, Any, Any]:

@@ -5,6 +5,7 @@ from hypothesis import strategies as st
 
 from distill.data.leakage import leaked_keyphrases, similar_pairs
 from distill.data.text import jaccard
+from distill.data.token_sets import sets_of
 
 TOKEN_SETS = st.lists(st.frozensets(st.sampled_from("abcdefgh"), max_size=6), max_size=12)
 
@@ -40,14 +41,15 @@ def test_no_human_queries():
 
 @given(TOKEN_SETS, TOKEN_SETS, st.sampled_from([0.3, 0.5, 0.7, 0.75, 1.0]))
 def test_join_equals_brute_force(left, right, threshold):
-    i, j = similar_pairs(left, right, threshold)
+    vocabulary: dict[str, int] = {}
+    i, j = similar_pairs(sets_of(left, vocabulary), sets_of(right, vocabulary), threshold)
     expected = [(a, b) for a, x in enumerate(left) for b, y in enumerate(right) if jaccard(x, y) >= threshold]
     assert list(zip(i.tolist(), j.tolist())) == expected
 
 
 @given(TOKEN_SETS, st.sampled_from([0.4, 0.7, 0.75]))
 def test_self_join_equals_brute_force(sets, threshold):
-    i, j = similar_pairs(sets, None, threshold)
+    i, j = similar_pairs(sets_of(sets, {}), None, threshold)
     pairs = [(a, b) for a in range(len(sets)) for b in range(a + 1, len(sets))]
     assert list(zip(i.tolist(), j.tolist())) == [(a, b) for a, b in pairs if jaccard(sets[a], sets[b]) >= threshold]
 
@@ -63,4 +65,4 @@ def test_twenty_thousand_keyphrases_take_no_time():
 
 def test_threshold_is_checked():
     with pytest.raises(ValueError, match=r"threshold 0\b"):
-        similar_pairs([], [], 0)
+        similar_pairs(sets_of([], {}), None, 0)

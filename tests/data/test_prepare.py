@@ -353,10 +353,79 @@ def test_notices(tmp_path):
 
 def test_split_by_title_clusters_when_the_items_have_none(tmp_path):
     tables = {name: rows for name, rows in marketplace().items() if name in ("items", "keyphrases")}
-    tables["items"] = [{"item_id": f"i{n}", "title": f"a{n // 2} b{n // 2} c{n // 2} red"} for n in range(40)]
+    tables["items"] = [{"item_id": f"i{n}", "title": f"a{n // 2} b{n // 2} c{n // 2} red"} for n in range(400)]
     summary, prepared = run(tmp_path, tables, DataConfig(holdout_share=0.2))
-    assert summary.split_from == "title clusters" and summary.holdout_items == 8
+    assert summary.split_from == "title clusters" and 50 < summary.holdout_items < 110
     assert np.array_equal(prepared.item_is_holdout[::2], prepared.item_is_holdout[1::2])
+
+
+def test_an_earlier_run_keeps_its_split_whatever_is_added(tmp_path):
+    """Another day: new listings, twins of old ones among them, and more rows. No pair changes sides."""
+    tables = {name: rows for name, rows in marketplace().items() if name in ("keyphrases", "clicks")}
+    tables["items"] = [{"item_id": f"i{n}", "title": f"a{n} b{n} c{n} d{n}"} for n in range(100)]
+    tables["clicks"] = [
+        {"item_id": f"i{n}", "keyphrase": "blue hat", "impressions": 1, "clicks": 0} for n in range(100)
+    ]
+    _, before = run(tmp_path, tables)
+    (tmp_path / "out").rename(tmp_path / "yesterday")
+    before = Prepared(tmp_path / "yesterday")
+    # Twins of the first half by older ids, which would otherwise decide for their clusters, and strangers.
+    tables["items"] = [{"item_id": f"a{n}", "title": f"a{n} b{n} c{n} d{n}!"} for n in range(50)] + tables["items"]
+    tables["items"] += [{"item_id": f"n{n}", "title": f"x{n} y{n}"} for n in range(100)]
+    tables["clicks"] += [{"item_id": f"i{n}", "keyphrase": "old lamp", "impressions": 1, "clicks": 0} for n in range(9)]
+    config = DataConfig(previous=str(tmp_path / "yesterday"), max_bad_share=1.0)
+    summary, after = run(tmp_path, tables, config)
+    sides = dict(zip(after.item_ids, after.item_is_holdout.tolist()))
+    assert all(sides[item] == held for item, held in zip(before.item_ids, before.item_is_holdout.tolist()))
+    assert all(sides[f"a{n}"] == sides[f"i{n}"] for n in range(50))
+    for name in ("training", "holdout"):
+        assert set(pairs_of(before, getattr(before, name)("clicks"))) <= set(
+            pairs_of(after, getattr(after, name)("clicks"))
+        )
+    assert (summary.split_from, summary.known_items, summary.items_after_twins) == ("earlier run", 100, 50)
+    assert "100 items keep their split; 50 new ones followed a twin" in "\n".join(summary.lines())
+    with pytest.raises(DataError, match=r"config\.data\.previous=.*is where this run writes"):
+        prepare(tmp_path / "in", tmp_path / "yesterday", config)
+    config.previous = str(tmp_path / "in")
+    with pytest.raises(DataError, match=r"config\.data\.previous='.*in': holds no items\.parquet"):
+        run(tmp_path, tables, config)
+
+
+def test_more_log_rows_move_nothing_even_without_an_earlier_run(tmp_path):
+    tables = {name: rows for name, rows in marketplace().items() if name in ("keyphrases", "items", "judgements")}
+    for row in tables["items"]:
+        del row["split"]
+    _, before = run(tmp_path, tables)
+    held = before.item_is_holdout.tolist()
+    tables["clicks"] = marketplace()["clicks"]
+    _, after = run(tmp_path, tables)
+    assert after.item_is_holdout.tolist() == held
+
+
+def test_a_blocklist_entry_blocks_every_keyphrase_of_its_meaning(tmp_path):
+    tables = marketplace()
+    tables["keyphrases"] += [{"keyphrase": text} for text in ("hats, blue", "!!!", "???")]
+    tables["blocklist"] = [
+        {"keyphrase": "Blue HATS", "item_id": None},
+        {"keyphrase": "hat blue", "item_id": None},  # the same entry
+        {"keyphrase": "lamps (old)", "item_id": "i1"},
+        {"keyphrase": " ??? ", "item_id": None},
+        {"keyphrase": "unheard of", "item_id": None},
+        {"keyphrase": "red boot", "item_id": "nobody"},
+    ]
+    summary, prepared = run(tmp_path, tables)
+    assert sorted(pairs_of(prepared, prepared.blocklist())) == [
+        ("any", "???"),
+        ("any", "blue hat"),
+        ("any", "hats, blue"),
+        ("i1", "old lamp"),
+    ]
+    counts = summary.tables["blocklist"]
+    assert (counts.rows, counts.kept, counts.merged, counts.quarantined) == (6, 4, 1, 1)
+    assert (summary.blocked_keyphrases, summary.unmatched_blocks) == (4, 1)
+    assert "blocklist: 4 keyphrases are blocked; 1 entries match none" in summary.lines()
+    written = pq.read_table(tmp_path / "out/blocklist.parquet").to_pylist()
+    assert {"keyphrase": "unheard of", "item_id": None} in written and len(written) == 5
 
 
 def test_truth_is_copied_untouched(tmp_path):
@@ -433,7 +502,7 @@ def test_no_row_vanishes_under_damage(tmp_path_factory, seed, kind, hits):
 def test_esci_ads(esci_ads, tmp_path):
     summaries = [prepare(esci_ads, tmp_path / name, DataConfig()) for name in ("one", "two")]
     files = sorted(path.relative_to(tmp_path / "one") for path in (tmp_path / "one").rglob("*") if path.is_file())
-    assert len(files) == 7 + 3 + 2  # tables, held-out rows, quarantine and summary
+    assert len(files) == 7 + 3 + 3  # tables, held-out rows, quarantine, summary and validation
     assert all((tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes() for name in files)
     summary = summaries[0]
     check_invariant(summary)

@@ -9,9 +9,11 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from distill.config import SourcesConfig
 from distill.data import readers
 from distill.data.readers import read_table
-from distill.data.schema import TABLES, DataError, find_tables
+from distill.data.schema import TABLES, DataError
+from distill.data.sources import find_sources
 
 ROWS = [{"keyphrase": "red boots", "search_volume": 3}, {"keyphrase": 'café “5"”', "search_volume": None}]
 
@@ -206,7 +208,7 @@ def test_damaged_files(tmp_path):
     ("content", "message"),
     [
         (b"", "no header line"),
-        (b"keyphrase\tkeyphrase\na\tb\n", "names the column 'keyphrase' twice"),
+        (b"keyphrase\tkeyphrase\na\tb\n", "the column 'keyphrase' comes twice"),
         ("keyphrase\n".encode("utf-16"), "not UTF-8"),
     ],
 )
@@ -217,20 +219,20 @@ def test_unusable_headers(tmp_path, content, message):
 
 def test_which_files_are_tables(tmp_path):
     with pytest.raises(DataError, match=r"nowhere: there is no such directory\. Expected items and keyphrases"):
-        find_tables(tmp_path / "nowhere")
+        find_sources(tmp_path / "nowhere", SourcesConfig())
     with pytest.raises(DataError, match="holds no table"):
-        find_tables(tmp_path)
+        find_sources(tmp_path, SourcesConfig())
     for name in ("items.jsonl.gz", "README.md", "click.tsv", "notes.txt"):
         write(tmp_path, name, b"")
     with pytest.raises(DataError, match=r"table 'keyphrases' is missing \(found: items\.jsonl\.gz\)"):
-        find_tables(tmp_path)
+        find_sources(tmp_path, SourcesConfig())
     write(tmp_path, "keyphrases.csv", b"")
-    files, strangers = find_tables(tmp_path)
-    assert {name: path.name for name, path in files.items()} == {
+    sources = find_sources(tmp_path, SourcesConfig())
+    assert {name: source.title for name, source in sources.tables.items()} == {
         "items": "items.jsonl.gz",
         "keyphrases": "keyphrases.csv",
     }
-    assert strangers == ["click.tsv"]
+    assert sources.strangers == ["click.tsv"]
     write(tmp_path, "items.tsv", b"")
     with pytest.raises(DataError, match=r"items\.jsonl\.gz and items\.tsv are both table 'items'"):
-        find_tables(tmp_path)
+        find_sources(tmp_path, SourcesConfig())

@@ -6,8 +6,11 @@ import html.parser
 
 import numpy as np
 
-from distill.evaluate import groups, metric_table
+from distill.data.validation import findings
+from distill.data.validation.about import About
+from distill.evaluate import groups, metric_table, report_validation
 from distill.evaluate import report_contents as contents
+from distill.evaluate.report_validation_plots import FIGURES
 from distill.evaluate.significance import Interval
 from distill.judge.calibration import reliability
 from tests.evaluate.judged import judge_figures
@@ -51,6 +54,36 @@ def front(page: str) -> str:
     return " ".join(Page(page[page.index('<section class="verdict"') : page.index("<nav")]).text.split())
 
 
+def data_page() -> report_validation.DataPage:
+    """Every part of the data page, with sellers' and buyers' texts that attack it."""
+    classes = {"1": 3, "2–4": 12, "5+": 5}
+    names = [name for group in FIGURES.values() for name in group]
+    return report_validation.DataPage(
+        About("a shop's log", "CC-BY-4.0", ATTACK, ("clicks", "keyphrases.search_volume")),
+        (
+            report_validation.Flow("items", "items.jsonl.gz", 100, 4, 6, kept=90),
+            report_validation.Flow("clicks", "3 files", 1000, 50, 100, 41, 9, 800, 700, 100),
+            report_validation.Flow("blocklist", "blocklist.tsv", 0),
+        ),
+        (
+            findings.finding(
+                "personal data", "error", "keyphrases", 3, 50, "3 rows hold a phone number.", "Drop them."
+            ),
+            findings.finding("the same title", "note", "items", 2, 90, "2 items share a title.", "Look.", [ATTACK]),
+        ),
+        dict.fromkeys(names, classes)
+        | {
+            "top category": {ATTACK: 40, **{f"category {row}": 20 - row for row in range(14)}},
+            "impressions by position": {"1": 5000, "2": 3000, "3": 0, "unknown": 10},
+            "clicks by position": {"1": 500, "2": 90, "3": 0, "unknown": 1},
+        },
+        (
+            report_validation.Cut("item texts", 12, 90, 64, (ATTACK,)),
+            report_validation.Cut("keyphrases", 0, 50, 24),
+        ),
+    )
+
+
 def full() -> contents.ReportData:
     rng = np.random.default_rng(0)
     table = metric_table.MetricTable(resamples=100)
@@ -77,7 +110,7 @@ def full() -> contents.ReportData:
         "train/assistant/examples_per_second": 411.9,
         "student/pearson_to_assistant": 0.91,
         "judge/kappa": 0.54,
-        "protocol/student/kept": 4211.0,
+        "protocol/recommend/kept_per_item": 4.2,
     }.items():
         table.add_scalar(name, value)
     probability = rng.random(800)
@@ -96,8 +129,7 @@ def full() -> contents.ReportData:
         judge="a large language model under rubric graded-v1",
         simulated_clicks=True,
         counts={"training listings": 5740, "held-out listings": 1024, "keyphrases": 10324, "judgements": 43054},
-        quarantined={"clicks: clicks > impressions": 12},
-        leaks_removed={"clicks": 41, "search_relevance": 1203},
+        data_page=data_page(),
         notices=("recommendations: table absent, nothing to de-duplicate against",),
         judge_figures=judge_figures((ATTACK, "b")),
         exposure={"truly relevant pairs": 12000, "of them never exposed": 7400},

@@ -10,6 +10,7 @@ import numpy as np
 from distill.data.marketplace.catalogue import FAMILIES, TYPE_INDEX, TYPES
 from distill.data.marketplace.relevance import ANYTHING, FACET_INDEX, FACETS, Requirements
 from distill.data.marketplace.vocabulary import Term
+from distill.data.text import normalise_keyphrase
 
 _FACET_WEIGHTS = {
     "brand": 1.3, "model": 1.0, "size": 1.0, "colour": 1.4, "material": 1.4,
@@ -113,7 +114,7 @@ def make_keyphrases(count: int, seed: int) -> tuple[list[str], np.ndarray, Requi
         text, allowed = _phrase(rng, subject, int(rng.choice(len(_TERM_COUNTS), p=_TERM_COUNTS)))
         words = text.split()
         if len(set(words)) == len(words):
-            found.setdefault(text, (subject, allowed))
+            found.setdefault(normalise_keyphrase(text), (subject, allowed))
 
     wanted = [(subject.types, allowed) for subject, allowed in found.values()]
     generality = np.array([len(allowed) - 0.5 * (len(types) > 1) for types, allowed in wanted])

@@ -208,6 +208,8 @@ def _write_truth(world: World, path: Path, exposed: np.ndarray) -> int:
 def write_marketplace(directory: Path, config: MarketplaceConfig, seed: int) -> dict[str, int]:
     """Writes the simulated marketplace as a data directory, with `truth.parquet` beside the contract's tables.
 
+    `about.json` says that all of it is simulated.
+
     There is no judgements table: `World.judge` answers. Rows are written in chunks, so memory holds the catalogue, the
     engine's sparse index and one code an exposed pair, never all pairs. The same arguments give the same bytes.
 
@@ -239,4 +241,9 @@ def write_marketplace(directory: Path, config: MarketplaceConfig, seed: int) -> 
         table.write(world.keyphrase_array[blocked])
     counts["blocklist"] = table.rows
     counts["truth"] = _write_truth(world, directory / "truth.parquet", exposed)
+    about = {
+        "source": f"the embedded marketplace, seed {seed}: listings, buyers and clicks are made up by a program",
+        "simulated": [name for name in counts if name != "truth"],
+    }
+    (directory / "about.json").write_text(json.dumps(about, indent=1) + "\n")
     return counts

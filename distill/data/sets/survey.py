@@ -14,8 +14,10 @@ from typing import IO, Protocol
 import numpy as np
 import pyarrow as pa
 
+from distill.config import ScreeningConfig
 from distill.data.schema import TABLES, DataError, Problems, Table, read_columns
 from distill.data.sets.features import arrow_schema
+from distill.data.validation.personal_data import mask_raw
 
 _RAW_CHARACTERS = 2000  # of a bad row that the quarantine keeps
 QUARANTINE = "quarantine.jsonl"  # beside the records of a built table
@@ -115,7 +117,8 @@ def survey(source: Source, name: str, quarantine: IO[str], max_bad_share: float)
             reason, line = problems.reason(row), int(raw.lines[row])
             reasons[reason] += 1
             examples.setdefault(reason, f"{raw.file}, line {line}")
-            record = {"file": raw.file, "line": line, "reason": reason, "raw": raw.raw(row)[:_RAW_CHARACTERS]}
+            masked = mask_raw(raw.raw(row), ScreeningConfig().phone_regions, False, _RAW_CHARACTERS)
+            record = {"file": raw.file, "line": line, "reason": reason, "raw": masked}
             quarantine.write(json.dumps(record, ensure_ascii=False) + "\n")
     counts.splits, counts.reasons = dict(sorted(splits.items())), dict(reasons.most_common())
     if counts.quarantined > max_bad_share * counts.rows:

@@ -1,0 +1,153 @@
+"""The rows of a chunk that keep the rules, the quarantine's records of those that do not, and counts of both.
+
+Everything here depends on the chunk alone, and counts add up in any order, so chunks may be checked anywhere.
+"""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import heapq
+import json
+from collections.abc import Callable, Iterator, Mapping
+from typing import IO, Any
+
+import numpy as np
+import pyarrow as pa
+
+from distill.config import ScreeningConfig
+from distill.data.chunks import Chunk
+from distill.data.readers import read_table
+from distill.data.schema import DataError, Problems, Table, read_columns
+from distill.data.sources import TableSource
+from distill.data.validation import personal_data
+
+_RAW_CHARACTERS = 2000  # of a bad row that the quarantine keeps
+_EXAMPLES = 3
+QUARANTINED = {"item_id": "item_id: its item was quarantined", "keyphrase": "keyphrase: itself quarantined"}
+NOT_THERE = {"item_id": "item_id: not in the items table", "keyphrase": "keyphrase: not in the keyphrases table"}
+
+Columns = dict[str, Any]  # numbers and flags as numpy arrays, texts as Arrow arrays
+Resolve = Callable[[Columns, Problems], None]  # adds and replaces columns and notes further problems
+
+
+@dataclasses.dataclass
+class TableCounts:
+    """Counts over some chunks of a table."""
+
+    rows: int = 0
+    reasons: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)  # of quarantined rows
+    examples: dict[str, list[tuple[int, int]]] = dataclasses.field(default_factory=dict)  # reason → first (file, line)
+    extra: set[str] = dataclasses.field(default_factory=set)  # columns that the contract does not know
+    personal: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)  # kind → rows with it
+
+    def add(self, other: TableCounts) -> None:
+        self.rows += other.rows
+        self.reasons.update(other.reasons)
+        for reason, places in other.examples.items():
+            self.examples[reason] = heapq.nsmallest(_EXAMPLES, [*self.examples.get(reason, ()), *places])
+        self.extra |= other.extra
+        self.personal.update(other.personal)
+
+    @property
+    def quarantined(self) -> int:
+        return self.reasons.total()
+
+    @property
+    def consequences(self) -> int:
+        """Of the quarantined rows, those that are not damaged: of a bad item or keyphrase, or with personal data."""
+        return sum(self.reasons[reason] for reason in (*QUARANTINED.values(), *personal_data.REASONS))
+
+    def worst_first(self) -> dict[str, int]:
+        return dict(sorted(self.reasons.items(), key=lambda item: (-item[1], item[0])))
+
+
+def check_chunk(
+    table: Table, chunk: Chunk, file: str, number: int, screening: ScreeningConfig, resolve: Resolve
+) -> tuple[Columns, np.ndarray, list[dict[str, Any]], TableCounts]:
+    """Sorts the good rows from the bad.
+
+    Args:
+      table: that the chunk belongs to.
+      chunk: as a reader gives it.
+      file, number: the file's name, for the quarantine, and its place among the table's files.
+      screening: what to do with personal data in keyphrases.
+      resolve: what else to do with the values.
+
+    Returns:
+      The good rows' columns, their positions in the chunk, the quarantine's records of the others (file, line, reason,
+      raw), and counts.
+    """
+    problems = Problems(len(chunk.lines))
+    for reason in dict.fromkeys(chunk.faults.values()):
+        faulty = np.zeros(len(chunk.lines), bool)
+        faulty[[position for position, why in chunk.faults.items() if why == reason]] = True
+        problems.add(faulty, reason)
+    values = read_columns(table, chunk.columns, problems)
+    personal, held = personal_data.screen_keyphrases(values, problems, screening)
+    counts = TableCounts(len(chunk.lines), personal=personal)
+    resolve(values, problems)
+    bad = []
+    for row in np.flatnonzero(~problems.good).tolist():
+        reason, line = problems.reason(row), int(chunk.lines[row])
+        counts.reasons[reason] += 1
+        counts.examples.setdefault(reason, []).append((number, line))
+        raw = chunk.raw(row)
+        if screening.personal_data != "keep":
+            raw = personal_data.mask_raw(raw, screening.phone_regions, bool(held[row]), _RAW_CHARACTERS)
+        bad.append({"file": file, "line": line, "reason": reason, "raw": raw[:_RAW_CHARACTERS]})
+    counts.examples = {reason: places[:_EXAMPLES] for reason, places in counts.examples.items()}
+    counts.extra = set(chunk.found) - {column.name for column in table.columns}
+    mask = pa.array(problems.good)
+    good = {
+        name: column.filter(mask) if isinstance(column, pa.Array) else column[problems.good]
+        for name, column in values.items()
+    }
+    return good, np.flatnonzero(problems.good), bad, counts
+
+
+def read_checked(
+    table: Table,
+    source: TableSource,
+    quarantine: IO[str],
+    counts: TableCounts,
+    screening: ScreeningConfig,
+    resolve: Resolve,
+) -> Iterator[Columns]:
+    """The good rows of a table, chunk by chunk; bad ones go to the quarantine, all are counted."""
+    for number, file in enumerate(source.files):
+        for chunk in read_table(file, table, source.columns):
+            good, _, bad, found = check_chunk(table, chunk, file.name, number, screening, resolve)
+            write_bad(quarantine, bad)
+            counts.add(found)
+            yield good
+
+
+def write_bad(quarantine: IO[str], records: list[dict[str, Any]]) -> None:
+    """Appends records to the quarantine, a JSON line each."""
+    quarantine.writelines(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
+
+
+def check_share(source: TableSource, counts: TableCounts, most: float) -> None:
+    """Raises DataError when more than the share `most` of a table's rows is bad by its own fault."""
+    bad, of = counts.quarantined - counts.consequences, counts.rows - counts.consequences
+    if bad <= most * of:
+        return
+    worst = "; ".join(
+        f"{count:,} × {reason} ({_places(source, counts.examples)[reason]})"
+        for reason, count in list(counts.worst_first().items())[:3]
+    )
+    raise DataError(
+        f"{source.place}: {bad:,} of {of:,} rows are bad ({bad / of:.1%}), more than data.max_bad_share={most:g}. "
+        f"Commonest: {worst}. Repair the file (quarantine.jsonl lists all), or raise data.max_bad_share."
+    )
+
+
+def _places(source: TableSource, examples: Mapping[str, list[tuple[int, int]]]) -> dict[str, str]:
+    """Where the first rows of each reason stand."""
+    if len(source.files) == 1:
+        return {reason: f"lines {', '.join(str(line) for _, line in places)}" for reason, places in examples.items()}
+    return {
+        reason: ", ".join(f"{source.files[file].name}:{line}" for file, line in places)
+        for reason, places in examples.items()
+    }
