@@ -26,7 +26,7 @@ DOORS = {
     "transformers": ("distill/data/tokenizing.py", "distill/data/chat.py", "distill/models/pretrained.py"),
     "tokenizers": ("distill/data/tokenizing.py", "distill/data/chat.py"),
     "gguf": ("distill/data/gguf_file.py",),
-    "apache_beam": ("distill/data/beam_prepare.py",),
+    "apache_beam": ("distill/data/preparation/beam_prepare.py",),
     "openai": ("distill/judge/endpoint.py",),
     "sqlite3": ("distill/judge/store.py", "distill/judge/store_files.py"),
     "grain": ("distill/data/stream.py", "distill/data/sets/reading.py"),

@@ -3,7 +3,7 @@
     PYTHONPATH=. python tools/bench_prepare.py [--rows=20000000] [--format=tsv|parquet] [--stage] [--keep=DIR]
 
 Prints rows a second and the peak resident memory of the child; the last line is a JSON object of the figures. The child
-runs `distill.data.prepare` alone or, with `--stage`, `python -m launch.prepare`, tokenizer and encoder included.
+runs `distill.data.preparation.prepare` alone or, with `--stage`, `python -m launch.prepare` with tokenizer and encoder.
 """
 
 # pyright: reportAttributeAccessIssue=false
@@ -33,7 +33,7 @@ PREPARE = """
 import sys
 from pathlib import Path
 from distill.config import DataConfig
-from distill.data.prepare import prepare
+from distill.data.preparation.prepare import prepare
 print("\\n".join(prepare(Path(sys.argv[1]), Path(sys.argv[2]) / "data", DataConfig()).lines()))
 """
 

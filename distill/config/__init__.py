@@ -5,8 +5,9 @@ A config file's `get_config()` returns an `Experiment`; absl flags may then over
 `validate()` is called once, before any work, and names the field, its value and what to do.
 """
 
-from distill.config.checks import ARMS, ConfigError, check_width
+from distill.config.checks import ARMS, check_width
 from distill.config.experiment import Experiment
+from distill.config.rules import ConfigError
 from distill.config.settings import (
     ActiveConfig,
     AssistantConfig,

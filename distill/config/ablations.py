@@ -2,8 +2,9 @@
 
 import dataclasses
 
-from distill.config.checks import BASELINES, ConfigError
+from distill.config.checks import BASELINES
 from distill.config.experiment import Experiment
+from distill.config.rules import ConfigError
 
 MODELS = (*BASELINES, "zero_shot", "assistant")  # measured beside the arms, once a seed
 METRICS = (

@@ -3,7 +3,7 @@
 import dataclasses
 import math
 
-from distill.config import checks, settings
+from distill.config import checks, data_checks, rules, settings
 
 
 @dataclasses.dataclass
@@ -27,20 +27,20 @@ class Experiment:
 
     def validate(self) -> "Experiment":
         """Returns itself; raises ConfigError, naming field and value, for the first setting that cannot work."""
-        for path, value in checks.leaves(self):
+        for path, value in rules.leaves(self):
             if isinstance(value, float) and not math.isfinite(value):
-                raise checks.ConfigError(f"config.{path}={value}: must be a finite number")
-        checks.check_data(self.data)
+                raise rules.ConfigError(f"config.{path}={value}: must be a finite number")
+        data_checks.check_data(self.data)
         checks.check_encoder(self.encoder)
         checks.check_parallel("parallel", self.parallel)
-        checks.at_least("training.checkpoint_steps", self.training.checkpoint_steps, 1)
-        checks.at_least("training.keep_last", self.training.keep_last, 2)
-        checks.at_least("training.keep_best", self.training.keep_best, 1)
+        rules.at_least("training.checkpoint_steps", self.training.checkpoint_steps, 1)
+        rules.at_least("training.keep_last", self.training.keep_last, 2)
+        rules.at_least("training.keep_best", self.training.keep_best, 1)
         checks.check_judge(self.judge, self.data.embedded)
         checks.check_assistant(self.assistant)
         for name in ("lexical", "dense", "random"):
-            checks.at_least(f"score.{name}", getattr(self.score, name), 0)
-        checks.at_least("score.shard_pairs", self.score.shard_pairs, 1)
+            rules.at_least(f"score.{name}", getattr(self.score, name), 0)
+        rules.at_least("score.shard_pairs", self.score.shard_pairs, 1)
         checks.check_student(self.student, self.encoder)
         checks.check_index(self.index, self.student.widths)
         checks.check_recommend(self.recommend)

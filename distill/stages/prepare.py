@@ -13,7 +13,7 @@ from distill.stages.base import Context, Stage, files_below, save_model
 
 
 def run(context: Context, folder: Path) -> dict[str, Any]:
-    from distill.data.prepare import prepare
+    from distill.data.preparation.prepare import prepare
     from distill.data.validation import findings
     from distill.data.validation.validate import read_validation
 
@@ -26,7 +26,7 @@ def run(context: Context, folder: Path) -> dict[str, Any]:
         shutil.rmtree(source, ignore_errors=True)
         write_marketplace(source, data.marketplace, context.experiment.seed)
     if data.beam:
-        from distill.data.beam_prepare import prepare_with_beam
+        from distill.data.preparation.beam_prepare import prepare_with_beam
 
         summary = prepare_with_beam(source, folder, data, data.beam)
     else:
@@ -88,7 +88,7 @@ def _encoder(context: Context, folder: Path) -> dict[str, Any]:
 
 
 def _external(context: Context) -> dict[str, str]:
-    from distill.data.sources import find_sources
+    from distill.data.preparation.sources import find_sources
 
     experiment = context.experiment
     data, hashes = experiment.data, {}

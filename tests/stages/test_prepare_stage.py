@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 
 from distill.config import ConfigError, DataConfig, Experiment, SourceConfig, SourcesConfig
-from distill.data.prepare import prepare
+from distill.data.preparation.prepare import prepare
 from distill.reporting import Silent
 from distill.stages.base import Context
 from distill.stages.prepare import STAGE
-from tests.data.test_prepare import marketplace, save
+from tests.data.preparation.test_prepare import marketplace, save
 
 
 def fingerprint(data: DataConfig) -> str:

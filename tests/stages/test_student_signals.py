@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 
 from distill.config import DataConfig, Experiment, StudentConfig, TaskWeights
-from distill.data.prepare import prepare
+from distill.data.preparation.prepare import prepare
 from distill.reporting import Silent
 from distill.stages.base import Context
 from distill.stages.student_signals import task_signals
-from tests.data.test_prepare import save
+from tests.data.preparation.test_prepare import save
 
 
 def test_clicks_are_weighed_by_the_propensities_that_prepare_estimated(tmp_path):

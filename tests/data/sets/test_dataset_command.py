@@ -17,8 +17,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from distill.config import DataConfig
-from distill.data.prepare import prepare
-from distill.data.schema import DataError
+from distill.data.preparation.prepare import prepare
+from distill.data.preparation.schema import DataError
 from distill.data.sets import official
 from distill.data.sets.build import build, write_directory
 from distill.data.sets.official import OfficialFile, PublicSet

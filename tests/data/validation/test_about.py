@@ -8,11 +8,11 @@ import pytest
 
 from distill.config import DataConfig, MarketplaceConfig
 from distill.data.marketplace import write_marketplace
-from distill.data.prepare import prepare
-from distill.data.schema import DataError
+from distill.data.preparation.prepare import prepare
+from distill.data.preparation.schema import DataError
 from distill.data.validation.about import About, read_about
 from distill.data.validation.validate import read_validation
-from tests.data.test_prepare import marketplace, save
+from tests.data.preparation.test_prepare import marketplace, save
 
 
 def test_without_a_file_nothing_is_claimed(tmp_path):

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 
 from distill.config import DataConfig, ScreeningConfig
 from distill.data import tables
-from distill.data.prepare import prepare
+from distill.data.preparation.prepare import prepare
 from distill.data.tables import Prepared
 from distill.data.validation.click_screen import FILE, click_findings, screen_clicks
-from tests.data.test_prepare import marketplace, save
+from tests.data.preparation.test_prepare import marketplace, save
 
 
 def _with_bots() -> dict[str, list[dict]]:

@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from distill.config import DataConfig
-from distill.data.prepare import prepare
+from distill.data.preparation.prepare import prepare
 from distill.data.validation.distributions import binned, distributions, rates, words
-from tests.data.test_prepare import marketplace, save
+from tests.data.preparation.test_prepare import marketplace, save
 
 
 def test_bins_by_hand():

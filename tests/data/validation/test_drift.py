@@ -10,12 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from distill.config import DataConfig
-from distill.data.prepare import prepare
-from distill.data.schema import DataError
+from distill.data.preparation.prepare import prepare
+from distill.data.preparation.schema import DataError
 from distill.data.validation import drift
 from distill.data.validation.distributions import distributions
 from distill.data.validation.validate import read_validation
-from tests.data.test_prepare import marketplace, save
+from tests.data.preparation.test_prepare import marketplace, save
 
 
 def test_the_stability_index_by_hand():

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 
 from distill.config import DataConfig, MarketplaceConfig, ScreeningConfig
 from distill.data.marketplace.world import World
-from distill.data.prepare import prepare
+from distill.data.preparation.prepare import prepare
 from distill.data.tables import Prepared
 from distill.data.validation.personal_data import mask, mask_raw, screen
-from tests.data.test_prepare import marketplace, save
+from tests.data.preparation.test_prepare import marketplace, save
 
 US = ("US",)
 EMAIL, PHONE, CARD = "jane.roe@example.com", "415-555-2671", "4111 1111 1111 1111"

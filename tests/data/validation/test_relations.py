@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 
 from distill.config import DataConfig
-from distill.data.prepare import prepare
+from distill.data.preparation.prepare import prepare
 from distill.data.validation.relations import check_relations
 from distill.data.validation.validate import read_validation
-from tests.data.test_prepare import marketplace, save
+from tests.data.preparation.test_prepare import marketplace, save
 
 
 def findings(tmp_path, change=lambda tables: None):

@@ -12,14 +12,14 @@ import pytest
 
 from distill.config import DataConfig, MarketplaceConfig, SourceConfig, SourcesConfig
 from distill.data.marketplace import write_marketplace
-from distill.data.prepare import Summary, prepare
-from distill.data.schema import DataError
+from distill.data.preparation.prepare import Summary, prepare
+from distill.data.preparation.schema import DataError
 from distill.data.tables import SPLIT, Prepared
-from tests.data.damage import Damaged, write_damaged
-from tests.data.test_prepare import check_invariant, esci_ads  # noqa: F401 (a fixture)
-from tests.data.test_readers import encode, write
+from tests.data.preparation.damage import Damaged, write_damaged
+from tests.data.preparation.test_prepare import check_invariant, esci_ads  # noqa: F401 (a fixture)
+from tests.data.preparation.test_readers import encode, write
 
-beam_prepare = pytest.importorskip("distill.data.beam_prepare", reason="apache-beam is not installed")
+beam_prepare = pytest.importorskip("distill.data.preparation.beam_prepare", reason="apache-beam is not installed")
 
 RUNNER = ("--runner=FnApiRunner",)  # what DirectRunner falls back to: that one downloads a program first
 LENIENT = DataConfig(max_bad_share=0.2)
@@ -165,7 +165,7 @@ KILLED = """
 import sys
 from pathlib import Path
 from distill.config import DataConfig
-from distill.data import beam_prepare
+from distill.data.preparation import beam_prepare
 beam_prepare._PARTITION_BYTES = 20_000
 source, destination = map(Path, sys.argv[1:])
 beam_prepare.prepare_with_beam(source, destination, DataConfig(max_bad_share=0.2), ("--runner=FnApiRunner",))
@@ -185,7 +185,7 @@ def test_what_an_earlier_run_left_is_gone(tmp_path):
 def test_a_killed_pipeline_started_again_ends_in_the_same_artifacts(tmp_path):
     write_damaged(tmp_path / "in", "tsv", rows=3000)
     command = [sys.executable, "-c", KILLED, str(tmp_path / "in")]
-    root = Path(__file__).parents[2]
+    root = Path(__file__).parents[3]
     child = subprocess.Popen([*command, str(tmp_path / "killed")], cwd=root, stderr=subprocess.DEVNULL)
     try:
         deadline = time.monotonic() + 120

@@ -35,16 +35,16 @@ from apache_beam.runners.runner import PipelineState
 from apache_beam.utils.shared import Shared
 
 from distill.config import DataConfig
-from distill.data.beam_files import Place, Total
-from distill.data.catalogue import Catalogue
-from distill.data.checking import TableCounts, write_bad
-from distill.data.pair_rows import Task, check_rows, merge_rows, partition, row_schema
-from distill.data.pair_tables import SPILL, Outcome
-from distill.data.prepare import prepare
-from distill.data.ranks import RankSample
-from distill.data.readers import read_table
-from distill.data.schema import DataError
-from distill.data.summary import Summary
+from distill.data.preparation.beam_files import Place, Total
+from distill.data.preparation.catalogue import Catalogue
+from distill.data.preparation.checking import TableCounts, write_bad
+from distill.data.preparation.pair_rows import Task, check_rows, merge_rows, partition, row_schema
+from distill.data.preparation.pair_tables import SPILL, Outcome
+from distill.data.preparation.prepare import prepare
+from distill.data.preparation.ranks import RankSample
+from distill.data.preparation.readers import read_table
+from distill.data.preparation.schema import DataError
+from distill.data.preparation.summary import Summary
 from distill.data.tables import final_table
 
 _PARTITION_BYTES = 128 << 20  # of input as text, roughly: what a worker merges at a time

@@ -2,7 +2,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from distill.data.splits import HOLDOUT, TRAIN, UNKNOWN, Twins, choose_holdout
+from distill.data.preparation.splits import HOLDOUT, TRAIN, UNKNOWN, Twins, choose_holdout
 from distill.data.text import fold_tokens, jaccard
 
 TITLES = st.lists(st.lists(st.sampled_from("abcdefg"), min_size=1, max_size=5).map(" ".join), max_size=20)

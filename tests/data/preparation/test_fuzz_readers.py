@@ -23,11 +23,11 @@ from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
 from distill.config import DataConfig
-from distill.data import readers
-from distill.data.prepare import prepare
-from distill.data.readers import read_table
-from distill.data.schema import TABLES, DataError, Problems, read_columns
-from tests.data.damage import write_damaged
+from distill.data.preparation import readers
+from distill.data.preparation.prepare import prepare
+from distill.data.preparation.readers import read_table
+from distill.data.preparation.schema import TABLES, DataError, Problems, read_columns
+from tests.data.preparation.damage import write_damaged
 
 SECONDS = float(os.environ.get("FUZZ_SECONDS", "630"))
 SEED = int(os.environ.get("FUZZ_SEED", "0"))

@@ -15,8 +15,8 @@ import numpy as np
 import scipy.sparse as sp
 from scipy.sparse.csgraph import connected_components
 
-from distill.data.leakage import similar_pairs
-from distill.data.token_sets import folded_sets
+from distill.data.preparation.leakage import similar_pairs
+from distill.data.preparation.token_sets import folded_sets
 
 UNKNOWN, TRAIN, HOLDOUT = -1, 0, 1
 

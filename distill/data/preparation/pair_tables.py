@@ -8,12 +8,12 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import IO
 
-from distill.data.catalogue import Catalogue
-from distill.data.checking import TableCounts, write_bad
-from distill.data.pair_rows import MergeCounts, Merged, Task, check_rows, merge_rows, row_schema
-from distill.data.ranks import RankSample
-from distill.data.readers import read_table
-from distill.data.spill import Spill
+from distill.data.preparation.catalogue import Catalogue
+from distill.data.preparation.checking import TableCounts, write_bad
+from distill.data.preparation.pair_rows import MergeCounts, Merged, Task, check_rows, merge_rows, row_schema
+from distill.data.preparation.ranks import RankSample
+from distill.data.preparation.readers import read_table
+from distill.data.preparation.spill import Spill
 from distill.data.tables import SPLIT, TableWriter, final_schema, final_table
 
 SPILL = ".spill"

@@ -16,17 +16,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from distill.data import pair_tables, spill
-from distill.data.catalogue import BAD, UNKNOWN, Catalogue, Lookup, keyphrase_lookup
-from distill.data.pair_rows import merge_rows, partition, row_schema
-from distill.data.prepare import prepare
-from distill.data.ranks import RankSample, rank_cells
-from distill.data.schema import TABLES
-from distill.data.spill import Spill
+from distill.data.preparation import pair_tables, spill
+from distill.data.preparation.catalogue import BAD, UNKNOWN, Catalogue, Lookup, keyphrase_lookup
+from distill.data.preparation.pair_rows import merge_rows, partition, row_schema
+from distill.data.preparation.prepare import prepare
+from distill.data.preparation.ranks import RankSample, rank_cells
+from distill.data.preparation.schema import TABLES
+from distill.data.preparation.spill import Spill
 from distill.data.tables import Prepared, TableWriter, read
-from tests.data.test_prepare import LENIENT, check_invariant, marketplace, pairs_of, quarantined, run, save
+from tests.data.preparation.test_prepare import LENIENT, check_invariant, marketplace, pairs_of, quarantined, run, save
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 def files(folder: Path) -> dict[str, bytes]:
@@ -161,7 +161,7 @@ def test_the_number_of_ranges_and_of_chunks_makes_no_difference(tmp_path, monkey
     prepare(source, tmp_path / "whole", LENIENT)
     whole = files(tmp_path / "whole")
     monkeypatch.setattr(spill, "_WAITING_BYTES", 20_000)
-    monkeypatch.setattr("distill.data.readers._BLOCK_BYTES", 5000)
+    monkeypatch.setattr("distill.data.preparation.readers._BLOCK_BYTES", 5000)
     for ranges in (1, 3, 50):
         monkeypatch.setattr(pair_tables, "_ranges", lambda task, ranges=ranges: ranges)
         check_invariant(prepare(source, tmp_path / str(ranges), LENIENT))
@@ -339,8 +339,8 @@ CHILD = """
 import sys
 from pathlib import Path
 from distill.config import DataConfig
-from distill.data import pair_tables, spill
-from distill.data.prepare import prepare
+from distill.data.preparation import pair_tables, spill
+from distill.data.preparation.prepare import prepare
 spill._WAITING_BYTES = 100_000
 pair_tables._RANGE_BYTES = 100_000
 prepare(Path(sys.argv[1]), Path(sys.argv[2]), DataConfig(max_bad_share=1.0))

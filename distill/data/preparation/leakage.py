@@ -12,8 +12,8 @@ from collections.abc import Collection, Iterator, Sequence
 import numpy as np
 import scipy.sparse as sp
 
+from distill.data.preparation.token_sets import TokenSets, folded_sets
 from distill.data.text import normalise_keyphrase
-from distill.data.token_sets import TokenSets, folded_sets
 
 _EPSILON = 1e-9  # thresholds such as 0.7 are not exact in binary
 _ROWS = 2048  # rows of the left side joined at once, at most

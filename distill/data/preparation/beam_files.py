@@ -16,9 +16,9 @@ from typing import IO, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from distill.data.checking import TableCounts
-from distill.data.pair_rows import MergeCounts
-from distill.data.ranks import RankSample
+from distill.data.preparation.checking import TableCounts
+from distill.data.preparation.pair_rows import MergeCounts
+from distill.data.preparation.ranks import RankSample
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,10 +10,10 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from distill.config import SourcesConfig
-from distill.data import readers
-from distill.data.readers import read_table
-from distill.data.schema import TABLES, DataError
-from distill.data.sources import find_sources
+from distill.data.preparation import readers
+from distill.data.preparation.readers import read_table
+from distill.data.preparation.schema import TABLES, DataError
+from distill.data.preparation.sources import find_sources
 
 ROWS = [{"keyphrase": "red boots", "search_volume": 3}, {"keyphrase": 'café “5"”', "search_volume": None}]
 

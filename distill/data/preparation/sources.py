@@ -14,7 +14,7 @@ from typing import IO, Any
 
 from distill.artifacts import hash_file, hash_json
 from distill.config import SourceConfig, SourcesConfig
-from distill.data.schema import FORMATS, TABLES, DataError
+from distill.data.preparation.schema import FORMATS, TABLES, DataError
 
 _SUFFIXES = {kind: kind for kind in FORMATS} | {"json": "jsonl", "ndjson": "jsonl", "pq": "parquet"}
 # What a file system tells of a file that changes when its content does; each store has its own name for it.

@@ -3,9 +3,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from distill.data.leakage import leaked_keyphrases, similar_pairs
+from distill.data.preparation.leakage import leaked_keyphrases, similar_pairs
+from distill.data.preparation.token_sets import sets_of
 from distill.data.text import jaccard
-from distill.data.token_sets import sets_of
 
 TOKEN_SETS = st.lists(st.frozensets(st.sampled_from("abcdefgh"), max_size=6), max_size=12)
 

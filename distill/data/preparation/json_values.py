@@ -7,7 +7,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from distill.data.chunks import NOT_UTF8, is_utf8
+from distill.data.preparation.chunks import NOT_UTF8, is_utf8
 
 
 def json_text(value: Any) -> str | None:

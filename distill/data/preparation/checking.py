@@ -16,10 +16,10 @@ import numpy as np
 import pyarrow as pa
 
 from distill.config import ScreeningConfig
-from distill.data.chunks import Chunk
-from distill.data.readers import read_table
-from distill.data.schema import DataError, Problems, Table, read_columns
-from distill.data.sources import TableSource
+from distill.data.preparation.chunks import Chunk
+from distill.data.preparation.readers import read_table
+from distill.data.preparation.schema import DataError, Problems, Table, read_columns
+from distill.data.preparation.sources import TableSource
 from distill.data.validation import personal_data
 
 _RAW_CHARACTERS = 2000  # of a bad row that the quarantine keeps

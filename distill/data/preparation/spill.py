@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from distill.data.pair_rows import partition
+from distill.data.preparation.pair_rows import partition
 
 _WAITING_BYTES = 64 << 20  # rows that wait in memory; a table that stays below never meets the disk
 

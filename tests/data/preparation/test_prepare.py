@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from distill.config import DataConfig
-from distill.data.prepare import prepare
-from distill.data.schema import DataError
+from distill.data.preparation.prepare import prepare
+from distill.data.preparation.schema import DataError
 from distill.data.tables import Prepared
-from tests.data.test_readers import encode, write
+from tests.data.preparation.test_readers import encode, write
 
 LENIENT = DataConfig(max_bad_share=1.0)
 PAIR_TABLES = ("clicks", "search_relevance", "judgements", "recommendations")
@@ -22,7 +22,7 @@ PAIR_TABLES = ("clicks", "search_relevance", "judgements", "recommendations")
 
 @pytest.fixture
 def esci_ads() -> Path:
-    path = Path(os.environ.get("ESCI_ADS") or Path(__file__).parents[2].parent / "shared" / "esci_ads")
+    path = Path(os.environ.get("ESCI_ADS") or Path(__file__).parents[3].parent / "shared" / "esci_ads")
     if not path.is_dir():
         pytest.skip(f"the ESCI-ads data is not at {path}; set ESCI_ADS to its directory")
     return path

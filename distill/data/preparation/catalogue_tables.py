@@ -14,12 +14,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from distill.config import ScreeningConfig
-from distill.data.catalogue import ALL_ITEMS, BAD, UNKNOWN, Lookup, keyphrase_lookup
-from distill.data.checking import NOT_THERE, QUARANTINED, Columns, TableCounts, read_checked
-from distill.data.schema import TABLES, Problems
-from distill.data.sources import TableSource
+from distill.data.preparation.catalogue import ALL_ITEMS, BAD, UNKNOWN, Lookup, keyphrase_lookup
+from distill.data.preparation.checking import NOT_THERE, QUARANTINED, Columns, TableCounts, read_checked
+from distill.data.preparation.schema import TABLES, Problems
+from distill.data.preparation.sources import TableSource
+from distill.data.preparation.token_sets import TokenSets, folded_sets, same_meaning
 from distill.data.text import normalise_keyphrase
-from distill.data.token_sets import TokenSets, folded_sets, same_meaning
 
 
 def read_items(

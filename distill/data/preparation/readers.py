@@ -20,11 +20,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.csv
 
-from distill.data.chunks import NOT_UTF8, Chunk, Layout, decoded, is_utf8
-from distill.data.json_values import json_column, json_row
-from distill.data.parquet_reader import read_parquet
-from distill.data.schema import DataError, Table
-from distill.data.sources import DataFile, data_file
+from distill.data.preparation.chunks import NOT_UTF8, Chunk, Layout, decoded, is_utf8
+from distill.data.preparation.json_values import json_column, json_row
+from distill.data.preparation.parquet_reader import read_parquet
+from distill.data.preparation.schema import DataError, Table
+from distill.data.preparation.sources import DataFile, data_file
 
 _BLOCK_BYTES = 4 << 20
 _LINE_BYTES = 4 << 20

@@ -24,18 +24,18 @@ import pyarrow.parquet as pq
 from distill.artifacts import write_atomic
 from distill.config import DataConfig
 from distill.data import tables
-from distill.data.catalogue import Catalogue
-from distill.data.catalogue_tables import read_blocklist, read_items, read_keyphrases
-from distill.data.checking import TableCounts, check_share
-from distill.data.leakage import leaked_keyphrases
-from distill.data.pair_rows import MergeCounts, tasks
-from distill.data.pair_tables import SPILL, Outcome, PairRunner, in_process, run_task
-from distill.data.schema import TABLES, DataError
-from distill.data.sources import TRUTH, Sources, find_sources
-from distill.data.splits import HOLDOUT, TRAIN, UNKNOWN, Twins, choose_holdout
-from distill.data.summary import Summary, TableSummary
+from distill.data.preparation.catalogue import Catalogue
+from distill.data.preparation.catalogue_tables import read_blocklist, read_items, read_keyphrases
+from distill.data.preparation.checking import TableCounts, check_share
+from distill.data.preparation.leakage import leaked_keyphrases
+from distill.data.preparation.pair_rows import MergeCounts, tasks
+from distill.data.preparation.pair_tables import SPILL, Outcome, PairRunner, in_process, run_task
+from distill.data.preparation.schema import TABLES, DataError
+from distill.data.preparation.sources import TRUTH, Sources, find_sources
+from distill.data.preparation.splits import HOLDOUT, TRAIN, UNKNOWN, Twins, choose_holdout
+from distill.data.preparation.summary import Summary, TableSummary
+from distill.data.preparation.token_sets import folded_sets
 from distill.data.text import item_text
-from distill.data.token_sets import folded_sets
 from distill.data.validation.about import read_about
 from distill.data.validation.click_screen import screen_clicks
 from distill.data.validation.validate import validate
