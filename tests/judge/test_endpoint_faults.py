@@ -68,7 +68,7 @@ def records(folder: Path) -> dict[str, tuple]:
 
 
 def keyphrases_of(body: bytes) -> list[str]:
-    return re.findall(r'"(\w+ \d+ volt)"', json.loads(body)["messages"][1]["content"])
+    return re.findall(r'"(\w+ \d+ speed)"', json.loads(body)["messages"][1]["content"])
 
 
 @pytest.mark.parametrize("answer", ["logprobs", "json"])
@@ -76,7 +76,7 @@ def test_every_pair_ends_judged_or_failed_and_none_twice(answer, tmp_path: Path)
     count, final = 200, []
     with serving(rule) as url:
         ask_all(tmp_path / "well", judge(url, "m", answer), count)
-        with faulty(url, seed=5) as proxy:
+        with faulty(url, seed=6) as proxy:
             asking = judge(proxy.url, "m", answer, timeout=2.0, tries=3, concurrency=6)
             summary = ask_all(tmp_path / "badly", asking, count, receive=final.extend)
     well, badly = records(tmp_path / "well"), records(tmp_path / "badly")
@@ -154,7 +154,7 @@ def post(url: str, body: dict) -> dict:
 
 
 FIELDS = ("title", "category", "attributes", "keyphrase")
-HARMLESS = Request(0, 0, "cordless drill", ("Tools",), {"volts": "18"}, "drill 18 volt")
+HARMLESS = Request(0, 0, "cordless drill", ("Tools",), {"volts": "18"}, "drill 18 speed")
 
 
 def attacked(field: str, text: str) -> Request:
