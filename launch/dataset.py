@@ -14,7 +14,7 @@ from pathlib import Path
 
 from absl import app, flags, logging
 
-from distill.data.preparation.schema import DataError
+from distill.data.schema import DataError
 from distill.data.sets.build import NAMES, build, public_set, write_directory
 from distill.data.sets.esci import ESCI, LOCALES, SIZES
 from distill.data.sets.official import download

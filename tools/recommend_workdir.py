@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 
 from distill.artifacts import StageFolder, write_json
 from distill.config import Experiment
-from distill.data.preparation.schema import TABLES
+from distill.data.schema import TABLES
 from distill.data.tables import Writer, clear
 from distill.data.tokenizing import Tokenizer
 from distill.models.cross_encoder import init_cross_encoder

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.optimize import fmin_l_bfgs_b, minimize_scalar
 
-from distill.data.preparation.schema import DataError
+from distill.data.schema import DataError
 
 _STEEPEST = 5.0  # of η; a fit there has seen next to no click below rank 1
 _DEVIATION = 0.5  # standard deviation, a priori, of log θ(r) from the curve

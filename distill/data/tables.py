@@ -30,9 +30,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from distill.data.preparation.schema import TABLES, Table
-from distill.data.preparation.sources import TRUTH
 from distill.data.propensity import PositionBias
+from distill.data.schema import TABLES, TRUTH, Table
 
 SPLIT = ("clicks", "search_relevance", "judgements", "recommendations")  # split into training and held-out rows
 PROPENSITY = "propensity.json"

@@ -240,7 +240,7 @@ def read_keyphrases(path: Path) -> tuple[list[str], np.ndarray]:
     import numpy as np
 
     from distill.data.preparation.readers import read_table
-    from distill.data.preparation.schema import TABLES, Problems, read_columns
+    from distill.data.schema import TABLES, Problems, read_columns
     from distill.data.text import normalise_keyphrase
 
     found: dict[str, float] = {}

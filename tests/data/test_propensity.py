@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from distill.config import MarketplaceConfig
 from distill.data.marketplace import World, engine
-from distill.data.preparation.schema import DataError
 from distill.data.propensity import estimate_position_bias, inverse_propensity_weights, log_sampling_probability
+from distill.data.schema import DataError
 
 RANKS = 10
 

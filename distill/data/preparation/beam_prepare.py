@@ -43,8 +43,8 @@ from distill.data.preparation.pair_tables import SPILL, Outcome
 from distill.data.preparation.prepare import prepare
 from distill.data.preparation.ranks import RankSample
 from distill.data.preparation.readers import read_table
-from distill.data.preparation.schema import DataError
-from distill.data.preparation.summary import Summary
+from distill.data.schema import DataError
+from distill.data.summary import Summary
 from distill.data.tables import final_table
 
 _PARTITION_BYTES = 128 << 20  # of input as text, roughly: what a worker merges at a time

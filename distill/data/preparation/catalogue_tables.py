@@ -15,10 +15,11 @@ import pyarrow.compute as pc
 
 from distill.config import ScreeningConfig
 from distill.data.preparation.catalogue import ALL_ITEMS, BAD, UNKNOWN, Lookup, keyphrase_lookup
-from distill.data.preparation.checking import NOT_THERE, QUARANTINED, Columns, TableCounts, read_checked
-from distill.data.preparation.schema import TABLES, Problems
+from distill.data.preparation.checking import Columns, TableCounts, read_checked
 from distill.data.preparation.sources import TableSource
 from distill.data.preparation.token_sets import TokenSets, folded_sets, same_meaning
+from distill.data.schema import TABLES, Problems
+from distill.data.summary import NOT_THERE, QUARANTINED
 from distill.data.text import normalise_keyphrase
 
 

@@ -18,14 +18,13 @@ import pyarrow as pa
 from distill.config import ScreeningConfig
 from distill.data.preparation.chunks import Chunk
 from distill.data.preparation.readers import read_table
-from distill.data.preparation.schema import DataError, Problems, Table, read_columns
 from distill.data.preparation.sources import TableSource
+from distill.data.schema import DataError, Problems, Table, read_columns
+from distill.data.summary import QUARANTINED
 from distill.data.validation import personal_data
 
 _RAW_CHARACTERS = 2000  # of a bad row that the quarantine keeps
 _EXAMPLES = 3
-QUARANTINED = {"item_id": "item_id: its item was quarantined", "keyphrase": "keyphrase: itself quarantined"}
-NOT_THERE = {"item_id": "item_id: not in the items table", "keyphrase": "keyphrase: not in the keyphrases table"}
 
 Columns = dict[str, Any]  # numbers and flags as numpy arrays, texts as Arrow arrays
 Resolve = Callable[[Columns, Problems], None]  # adds and replaces columns and notes further problems

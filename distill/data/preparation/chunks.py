@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 import pyarrow as pa
 
-from distill.data.preparation.schema import DataError, Table
+from distill.data.schema import DataError, Table
 
 NOT_UTF8 = "not UTF-8"
 

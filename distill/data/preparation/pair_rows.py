@@ -21,11 +21,12 @@ import pyarrow.compute as pc
 
 from distill.config import ScreeningConfig
 from distill.data.preparation.catalogue import BAD, UNKNOWN, Catalogue
-from distill.data.preparation.checking import NOT_THERE, QUARANTINED, Columns, TableCounts, check_chunk
+from distill.data.preparation.checking import Columns, TableCounts, check_chunk
 from distill.data.preparation.chunks import Chunk
 from distill.data.preparation.ranks import Cells, rank_cells
-from distill.data.preparation.schema import TABLES, Problems, Table
 from distill.data.preparation.sources import DataFile, Sources
+from distill.data.schema import TABLES, Problems, Table
+from distill.data.summary import NOT_THERE, QUARANTINED
 from distill.data.tables import SPLIT
 
 _KINDS = {"integer": pa.float64(), "number": pa.float64(), "flag": pa.bool_()}

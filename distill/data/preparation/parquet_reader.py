@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 
 from distill.data.preparation.chunks import NOT_UTF8, Chunk, Layout, decoded
 from distill.data.preparation.json_values import json_text
-from distill.data.preparation.schema import DataError
+from distill.data.schema import DataError
 
 _ROWS = 65_536
 _BUFFER = 1 << 20  # bytes read ahead of a column

@@ -30,11 +30,11 @@ from distill.data.preparation.checking import TableCounts, check_share
 from distill.data.preparation.leakage import leaked_keyphrases
 from distill.data.preparation.pair_rows import MergeCounts, tasks
 from distill.data.preparation.pair_tables import SPILL, Outcome, PairRunner, in_process, run_task
-from distill.data.preparation.schema import TABLES, DataError
-from distill.data.preparation.sources import TRUTH, Sources, find_sources
+from distill.data.preparation.sources import Sources, find_sources
 from distill.data.preparation.splits import HOLDOUT, TRAIN, UNKNOWN, Twins, choose_holdout
-from distill.data.preparation.summary import Summary, TableSummary
 from distill.data.preparation.token_sets import folded_sets
+from distill.data.schema import TABLES, TRUTH, DataError
+from distill.data.summary import Summary, TableSummary
 from distill.data.text import item_text
 from distill.data.validation.about import read_about
 from distill.data.validation.click_screen import screen_clicks

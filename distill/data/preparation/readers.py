@@ -23,8 +23,8 @@ import pyarrow.csv
 from distill.data.preparation.chunks import NOT_UTF8, Chunk, Layout, decoded, is_utf8
 from distill.data.preparation.json_values import json_column, json_row
 from distill.data.preparation.parquet_reader import read_parquet
-from distill.data.preparation.schema import DataError, Table
 from distill.data.preparation.sources import DataFile, data_file
+from distill.data.schema import DataError, Table
 
 _BLOCK_BYTES = 4 << 20
 _LINE_BYTES = 4 << 20

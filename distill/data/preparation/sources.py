@@ -14,13 +14,12 @@ from typing import IO, Any
 
 from distill.artifacts import hash_file, hash_json
 from distill.config import SourceConfig, SourcesConfig
-from distill.data.preparation.schema import FORMATS, TABLES, DataError
+from distill.data.schema import FORMATS, TABLES, TRUTH, DataError
 
 _SUFFIXES = {kind: kind for kind in FORMATS} | {"json": "jsonl", "ndjson": "jsonl", "pq": "parquet"}
 # What a file system tells of a file that changes when its content does; each store has its own name for it.
 _MARKS = ("etag", "ETag", "md5Hash", "checksum", "generation", "mtime", "LastModified", "last_modified", "updated")
 _NEEDED = "Expected items and keyphrases at least, each as NAME.parquet, .jsonl, .tsv or .csv, optionally .gz."
-TRUTH = "truth.parquet"
 
 
 @dataclasses.dataclass(frozen=True)

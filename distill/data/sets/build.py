@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow.parquet as pq
 
 from distill.artifacts import config_dict, read_json, write_json
-from distill.data.preparation.schema import TABLES, DataError
+from distill.data.schema import TABLES, DataError
 from distill.data.sets import esci, wands
 from distill.data.sets.features import arrow_schema, decode, to_arrow
 from distill.data.sets.official import PublicSet

@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 import tensorflow_datasets as tfds
 from etils import epath
 
-from distill.data.preparation.schema import TABLES
+from distill.data.schema import TABLES
 from distill.data.sets import esci, wands
 from distill.data.sets.features import encode, features
 from distill.data.sets.official import PublicSet

@@ -24,7 +24,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from distill.data.preparation import schema
+from distill.data import schema
 from distill.data.sets.official import OfficialFile, PublicSet, file_hash
 from distill.data.sets.parquet_rows import Batch, batches
 from distill.data.sets.queries import QueryShares, query_split

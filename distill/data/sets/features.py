@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from distill.data.preparation.schema import Column, Table
+from distill.data.schema import Column, Table
 
 if TYPE_CHECKING:
     import tensorflow_datasets as tfds

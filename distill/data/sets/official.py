@@ -11,7 +11,7 @@ import urllib.request
 from pathlib import Path
 
 from distill.artifacts import hash_file
-from distill.data.preparation.schema import DataError
+from distill.data.schema import DataError
 
 _LFS_POINTER = b"version https://git-lfs.github.com/spec"
 _BLOCK = 1 << 20

@@ -9,8 +9,8 @@ import numpy as np
 
 from distill.config import SourcesConfig
 from distill.data.preparation.readers import read_table
-from distill.data.preparation.schema import TABLES
 from distill.data.preparation.sources import find_sources
+from distill.data.schema import TABLES
 from distill.data.sets.official import file_hash
 from distill.data.sets.survey import RawRows
 

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from distill.data.preparation.schema import DataError
+from distill.data.schema import DataError
 from distill.data.sets.survey import RawRows
 
 _ROWS = 65_536

@@ -6,7 +6,7 @@ import functools
 import os
 from typing import TYPE_CHECKING, Any
 
-from distill.data.preparation.schema import TABLES
+from distill.data.schema import TABLES
 from distill.data.sets.features import Row, decode
 
 if TYPE_CHECKING:

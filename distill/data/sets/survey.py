@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 
 from distill.config import ScreeningConfig
-from distill.data.preparation.schema import TABLES, DataError, Problems, Table, read_columns
+from distill.data.schema import TABLES, DataError, Problems, Table, read_columns
 from distill.data.sets.features import arrow_schema
 from distill.data.validation.personal_data import mask_raw
 

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from distill.data.preparation import schema
+from distill.data import schema
 from distill.data.sets.official import OfficialFile, PublicSet, file_hash
 from distill.data.sets.queries import QueryShares, query_split
 from distill.data.sets.quoted_tsv import quoted_tsv

@@ -15,7 +15,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from distill.data.preparation.schema import TABLES, DataError
+from distill.data.schema import TABLES, DataError
 
 FILE = "about.json"
 

@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pyarrow.compute as pc
 
-from distill.data.preparation.checking import NOT_THERE, QUARANTINED
-from distill.data.preparation.summary import Summary, TableSummary
+from distill.data.summary import NOT_THERE, QUARANTINED, Summary, TableSummary
 from distill.data.validation.distributions import column
 from distill.data.validation.findings import Finding, finding
 from distill.data.validation.personal_data import REASONS

@@ -31,7 +31,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from distill.config import ScreeningConfig
-from distill.data.preparation.schema import Problems
+from distill.data.schema import Problems
 
 KINDS = ("an e-mail address", "a card number", "a phone number")
 REASONS = tuple(f"keyphrase: holds {kind}" for kind in KINDS)

@@ -12,8 +12,8 @@ from pathlib import Path
 
 from distill.artifacts import read_json, write_atomic
 from distill.config import DataConfig
-from distill.data.preparation.schema import DataError
-from distill.data.preparation.summary import Summary
+from distill.data.schema import DataError
+from distill.data.summary import Summary
 from distill.data.validation.about import About
 from distill.data.validation.click_screen import Screened, click_findings
 from distill.data.validation.distributions import Distribution, column, distributions

@@ -21,7 +21,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from distill.data.preparation.schema import TABLES
+from distill.data.schema import TABLES
 
 Row = dict[str, Any]
 

@@ -13,7 +13,7 @@ import pytest
 from distill.config import DataConfig, MarketplaceConfig, SourceConfig, SourcesConfig
 from distill.data.marketplace import write_marketplace
 from distill.data.preparation.prepare import Summary, prepare
-from distill.data.preparation.schema import DataError
+from distill.data.schema import DataError
 from distill.data.tables import SPLIT, Prepared
 from tests.data.preparation.damage import Damaged, write_damaged
 from tests.data.preparation.test_prepare import check_invariant, esci_ads  # noqa: F401 (a fixture)

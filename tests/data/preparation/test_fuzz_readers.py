@@ -26,7 +26,7 @@ from distill.config import DataConfig
 from distill.data.preparation import readers
 from distill.data.preparation.prepare import prepare
 from distill.data.preparation.readers import read_table
-from distill.data.preparation.schema import TABLES, DataError, Problems, read_columns
+from distill.data.schema import TABLES, DataError, Problems, read_columns
 from tests.data.preparation.damage import write_damaged
 
 SECONDS = float(os.environ.get("FUZZ_SECONDS", "630"))

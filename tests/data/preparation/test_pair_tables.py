@@ -21,8 +21,8 @@ from distill.data.preparation.catalogue import BAD, UNKNOWN, Catalogue, Lookup, 
 from distill.data.preparation.pair_rows import merge_rows, partition, row_schema
 from distill.data.preparation.prepare import prepare
 from distill.data.preparation.ranks import RankSample, rank_cells
-from distill.data.preparation.schema import TABLES
 from distill.data.preparation.spill import Spill
+from distill.data.schema import TABLES
 from distill.data.tables import Prepared, TableWriter, read
 from tests.data.preparation.test_prepare import LENIENT, check_invariant, marketplace, pairs_of, quarantined, run, save
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from distill.config import DataConfig
 from distill.data.preparation.prepare import prepare
-from distill.data.preparation.schema import DataError
+from distill.data.schema import DataError
 from distill.data.tables import Prepared
 from tests.data.preparation.test_readers import encode, write
 

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from distill.config import SourcesConfig
 from distill.data.preparation import readers
 from distill.data.preparation.readers import read_table
-from distill.data.preparation.schema import TABLES, DataError
 from distill.data.preparation.sources import find_sources
+from distill.data.schema import TABLES, DataError
 
 ROWS = [{"keyphrase": "red boots", "search_volume": 3}, {"keyphrase": 'café “5"”', "search_volume": None}]
 

@@ -11,8 +11,8 @@ import pytest
 
 from distill.config import ConfigError, DataConfig, Experiment, SourceConfig, SourcesConfig
 from distill.data.preparation.prepare import prepare
-from distill.data.preparation.schema import DataError
 from distill.data.preparation.sources import data_file, find_sources
+from distill.data.schema import DataError
 from distill.data.tables import Prepared
 from tests.data.preparation.test_prepare import LENIENT, check_invariant, marketplace, quarantined, save
 from tests.data.preparation.test_readers import encode, write

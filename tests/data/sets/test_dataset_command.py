@@ -18,7 +18,7 @@ import pytest
 
 from distill.config import DataConfig
 from distill.data.preparation.prepare import prepare
-from distill.data.preparation.schema import DataError
+from distill.data.schema import DataError
 from distill.data.sets import official
 from distill.data.sets.build import build, write_directory
 from distill.data.sets.official import OfficialFile, PublicSet

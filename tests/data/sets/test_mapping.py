@@ -9,7 +9,7 @@ import tensorflow_datasets as tfds
 from hypothesis import given
 from hypothesis import strategies as st
 
-from distill.data.preparation.schema import DataError
+from distill.data.schema import DataError
 from distill.data.sets import esci, wands
 from distill.data.sets.build import build
 from distill.data.sets.queries import QueryShares, query_split

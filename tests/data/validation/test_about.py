@@ -9,7 +9,7 @@ import pytest
 from distill.config import DataConfig, MarketplaceConfig
 from distill.data.marketplace import write_marketplace
 from distill.data.preparation.prepare import prepare
-from distill.data.preparation.schema import DataError
+from distill.data.schema import DataError
 from distill.data.validation.about import About, read_about
 from distill.data.validation.validate import read_validation
 from tests.data.preparation.test_prepare import marketplace, save

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from distill.config import DataConfig
 from distill.data.preparation.prepare import prepare
-from distill.data.preparation.schema import DataError
+from distill.data.schema import DataError
 from distill.data.validation import drift
 from distill.data.validation.distributions import distributions
 from distill.data.validation.validate import read_validation

@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 FORMATS = ("parquet", "jsonl", "tsv", "csv")
+TRUTH = "truth.parquet"  # of a simulated marketplace: copied, for evaluation only
 _LARGEST_INTEGER = 2**53  # beyond it float64 skips integers
 
 
