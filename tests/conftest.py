@@ -8,6 +8,7 @@ Drawn examples are the same on every run: what passes once passes on every machi
 import os
 from pathlib import Path
 
+import pytest
 from hypothesis import settings
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -19,3 +20,11 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
 
 settings.register_profile("repeatable", derandomize=True, deadline=None)
 settings.load_profile("repeatable")
+
+
+@pytest.fixture
+def esci_ads() -> Path:
+    path = Path(os.environ.get("ESCI_ADS") or Path(__file__).parents[1].parent / "shared" / "esci_ads")
+    if not path.is_dir():
+        pytest.skip(f"the ESCI-ads data is not at {path}; set ESCI_ADS to its directory")
+    return path

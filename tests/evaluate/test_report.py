@@ -12,16 +12,6 @@ from distill.evaluate.report import render_report
 from tests.evaluate.report_page import ATTACK, Page, full
 
 
-@pytest.fixture(scope="module")
-def data():
-    return full()
-
-
-@pytest.fixture(scope="module")
-def page(data):
-    return render_report(data)
-
-
 def test_is_well_formed_without_scripts_or_outside_references(page):
     parsed = Page(page)
     assert not parsed.open

@@ -2,22 +2,10 @@
 
 from __future__ import annotations
 
-import pytest
-
 from distill.evaluate import groups
 from distill.evaluate import report_contents as contents
 from distill.evaluate.report import render_report
-from tests.evaluate.report_page import ATTACK, Page, front, full
-
-
-@pytest.fixture(scope="module")
-def data():
-    return full()
-
-
-@pytest.fixture(scope="module")
-def page(data):
-    return render_report(data)
+from tests.evaluate.report_page import ATTACK, Page, front
 
 
 def test_verdict_states_figures_intervals_and_differences(page, data):

@@ -84,35 +84,27 @@ def _shown(ids: pa.ChunkedArray, titles: pa.ChunkedArray, rows: np.ndarray) -> l
     return [f"{id_}: {title}" for id_, title in zip(ids.take(first).to_pylist(), titles.take(first).to_pylist())]
 
 
+def _such_titles(
+    check: str, what: str, do: str, rows: np.ndarray, ids: pa.ChunkedArray, titles: pa.ChunkedArray
+) -> Iterator[Finding]:
+    """A finding about the titles in `rows`, if there are any."""
+    if rows.size:
+        message = f"{rows.size:,} of {len(titles):,} titles {what}."
+        severity = _severity(rows.size, len(titles))
+        yield finding(check, severity, "items", rows.size, len(titles), message, do, _shown(ids, titles, rows))
+
+
 def _single_words(tokens: pa.Array, ids: pa.ChunkedArray, titles: pa.ChunkedArray) -> Iterator[Finding]:
     rows = np.flatnonzero(pc.list_value_length(tokens).to_numpy(zero_copy_only=False) <= 1)
-    if rows.size:
-        yield finding(
-            "titles of one word",
-            _severity(rows.size, len(titles)),
-            "items",
-            rows.size,
-            len(titles),
-            f"{rows.size:,} of {len(titles):,} titles with one word at most.",
-            "Ask for the whole title: one word does not say what keyphrases fit.",
-            _shown(ids, titles, rows),
-        )
+    do = "Ask for the whole title: one word does not say what keyphrases fit."
+    return _such_titles("titles of one word", "with one word at most", do, rows, ids, titles)
 
 
 def _capitals(ids: pa.ChunkedArray, titles: pa.ChunkedArray) -> Iterator[Finding]:
     long = pc.greater_equal(pc.utf8_length(titles), _CAPITALS)
     rows = np.flatnonzero(pc.and_(pc.utf8_is_upper(titles), long).to_numpy())
-    if rows.size:
-        yield finding(
-            "titles of capitals",
-            _severity(rows.size, len(titles)),
-            "items",
-            rows.size,
-            len(titles),
-            f"{rows.size:,} of {len(titles):,} titles in capitals.",
-            "Nothing where the tokenizer lower-cases (uncased BERT models do); lower-case them for a cased one.",
-            _shown(ids, titles, rows),
-        )
+    do = "Nothing where the tokenizer lower-cases (uncased BERT models do); lower-case them for a cased one."
+    return _such_titles("titles of capitals", "in capitals", do, rows, ids, titles)
 
 
 def _repeated(titles: pa.ChunkedArray) -> Iterator[Finding]:

@@ -16,7 +16,7 @@ from distill.data.preparation.prepare import Summary, prepare
 from distill.data.schema import DataError
 from distill.data.tables import SPLIT, Prepared
 from tests.data.preparation.damage import Damaged, write_damaged
-from tests.data.preparation.test_prepare import check_invariant, esci_ads  # noqa: F401 (a fixture)
+from tests.data.preparation.test_prepare import check_invariant
 from tests.data.preparation.test_readers import encode, write
 
 beam_prepare = pytest.importorskip("distill.data.preparation.beam_prepare", reason="apache-beam is not installed")
@@ -206,7 +206,7 @@ def test_a_killed_pipeline_started_again_ends_in_the_same_artifacts(tmp_path):
     assert len(whole) > 20
 
 
-def test_esci_ads(esci_ads, tmp_path, monkeypatch):  # noqa: F811
+def test_esci_ads(esci_ads, tmp_path, monkeypatch):
     monkeypatch.setattr(beam_prepare, "_PARTITION_BYTES", 4 << 20)
     summary = both(esci_ads, tmp_path, DataConfig())
     assert summary.tables["search_relevance"].rows == 312_300

@@ -1,5 +1,4 @@
 import json
-import os
 import random
 from pathlib import Path
 
@@ -18,14 +17,6 @@ from tests.data.preparation.test_readers import encode, write
 
 LENIENT = DataConfig(max_bad_share=1.0)
 PAIR_TABLES = ("clicks", "search_relevance", "judgements", "recommendations")
-
-
-@pytest.fixture
-def esci_ads() -> Path:
-    path = Path(os.environ.get("ESCI_ADS") or Path(__file__).parents[3].parent / "shared" / "esci_ads")
-    if not path.is_dir():
-        pytest.skip(f"the ESCI-ads data is not at {path}; set ESCI_ADS to its directory")
-    return path
 
 
 def marketplace() -> dict[str, list[dict]]:
