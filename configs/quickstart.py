@@ -49,7 +49,7 @@ def get_config() -> Experiment:
     config.student.exact_as_clicked = True
     config.student.tasks.clicks = 0.5
     config.student.distill.grade_share = 0.9
-    config.student.validations = 1  # at the end: 60 noisily judged items cannot choose among checkpoints
+    config.student.validations = 4
     config.student.optimizer = OptimizerConfig(learning_rate=3e-3)
     config.recommend.candidates = 30
     config.recommend.precision = 0.6  # as measured by a judge that is itself wrong on a third of such pairs

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -14,14 +13,15 @@ from bench_common import Peer
 from seen_examples import KINDS, Batches, StudentPlan, joint, proportional, require_trainable, seen, student_plan
 
 from distill.config import StudentConfig
+from distill.evaluate.validation import ranking_quality
 from distill.export.huggingface import export_student
 from distill.models.pretrained import load_pretrained
 from distill.retrieval.encoding import embed_texts
-from distill.stages.assistant import ranking_quality
 from distill.stages.base import Context, Stage, files_below, save_model
 from distill.stages.judge import judged
 from distill.stages.warm_start import starting_point
 from distill.train.optimizer import make_schedule
+from distill.train.selection import Validated, preference
 
 NAME = "sentence_transformers"
 SCRIPT = Path(__file__).parent / "peers" / "signals_peer.py"
@@ -107,11 +107,11 @@ def _train(
     work: Path,
     folder: Path,
 ) -> dict[str, Any]:
-    """Trains, keeps the best validation as the student's stage does, and saves it to `folder`."""
+    """Trains, keeps the step that the student's stage would, and saves it to `folder`."""
     experiment, settings = context.experiment, plan.settings
     spec, params = starting_point(context, "student")
     limits = {"item": experiment.encoder.item_tokens, "keyphrase": experiment.encoder.keyphrase_tokens}
-    start, best = work / "start", work / "best"
+    start = work / "start"
     export_student(
         start,
         dataclasses.replace(spec, dropout=settings.dropout),
@@ -139,7 +139,7 @@ def _train(
     valid = _Validation(context, plan.held_back, peer, work)
     _require_equal(context, spec, params, valid)
     stops = sorted({round(plan.steps * (i + 1) / settings.validations) for i in range(settings.validations)} - {0})
-    best_step, quality, done = 0, -math.inf, 0
+    done, validations, vectors = 0, {}, {}
     with context.reporter.progress(variant.name, plan.steps) as advance:
         for stop in stops:
             while done < stop:
@@ -151,16 +151,14 @@ def _train(
                         f"{variant.name}: the loss is not finite by step {done}; lower the learning rate"
                     )
                 advance(count, loss=losses[-1])
-            reached = valid.quality()
-            if reached > quality:
-                best_step, quality = done, reached
-                peer.ask(do="save", directory=str(best))
-                vectors = valid.vectors
-    _, found = load_pretrained(best, spec.compute_dtype)
-    valid.vectors = vectors
+            validations[done], vectors[done] = valid.quality(), valid.vectors
+            peer.ask(do="save", directory=str(work / f"step_{done}"))
+    kept = preference(validations)[0]
+    _, found = load_pretrained(work / f"step_{kept}", spec.compute_dtype)
+    valid.vectors = vectors[kept]
     _require_equal(context, spec, found, valid)
     save_model(folder / "model", spec, {"encoder": found["encoder"]})
-    return {"best_step": best_step, "valid_quality": quality}
+    return {"kept_step": kept, "valid_quality": validations[kept].value}
 
 
 def _options(settings: StudentConfig, variant: Variant) -> dict[str, Any]:
@@ -195,11 +193,12 @@ class _Validation:
             self._peer.ask(do="embed", side=side, texts=ids.tolist(), path=str(path))
             self.vectors = self.vectors | {side: np.load(path)}
 
-    def quality(self) -> float:
-        """What picks the best step, as `distill.stages.student` computes it."""
+    def quality(self) -> Validated:
+        """What picks the step, as `distill.stages.student` computes it."""
         self.embed()
         items, keyphrases = (self.vectors[side][self._at[side]] for side in ("item", "keyphrase"))
-        return ranking_quality(self._item, self._grade, np.sum(items * keyphrases, axis=1))["quality"]
+        figures = ranking_quality(self._item, self._grade, np.sum(items * keyphrases, axis=1))
+        return Validated(figures["quality"], figures["quality_error"])
 
 
 def _require_equal(context: Context, spec: Any, params: Any, valid: _Validation) -> None:

@@ -204,7 +204,7 @@ class AssistantConfig:
     epochs: float = 1.0
     batch_pairs: int = 64
     chunk_rows: int = 0  # of row_tokens, read at a time on each device: a batch of any size fits; 0: all at once
-    valid_share: float = 0.05  # of the judged training items, held back for keep-best and calibration
+    valid_share: float = 0.05  # of the judged training items, held back for choosing the step and for calibration
     validations: int = 8  # over the run
     dropout: float = 0.1
     optimizer: OptimizerConfig = dataclasses.field(default_factory=lambda: OptimizerConfig(learning_rate=8e-5))

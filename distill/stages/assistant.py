@@ -1,4 +1,4 @@
-"""assistant: the cross-encoder learns the judge's grades; the best of its validations is kept and calibrated."""
+"""assistant: the cross-encoder learns the judge's grades; what its validations choose is kept and calibrated."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ def run(context: Context, folder: Path) -> dict[str, Any]:
     from distill.data.pair_batches import pack_pairs, plan_pairs
     from distill.data.stream import stream_steps
     from distill.data.tokenizing import pair_tokens
+    from distill.evaluate.validation import ranking_quality
     from distill.judge.calibration import Calibration, threshold_for_precision
     from distill.models import cross_encoder
     from distill.models.encoder import PackedTokens
@@ -110,12 +111,12 @@ def run(context: Context, folder: Path) -> dict[str, Any]:
         training=experiment.training,
         profile=context.profile,
     )
-    best = to_host({k: done.params[k] for k in ("encoder", "pooler", "classifier")})
+    kept = to_host({k: done.params[k] for k in ("encoder", "pooler", "classifier")})
     logits = scorer(done.params)(valid["keyphrase"], valid["item"])
     relevant = experiment.recommend.relevant_grade
 
     def publish() -> None:
-        save_model(folder / "model", plain, best)
+        save_model(folder / "model", plain, kept)
         np.savez(folder / VALIDATION, logits=logits, grade=valid["grade"])
         calibration = Calibration.fit(logits, valid["grade"], relevant)
         threshold = threshold_for_precision(logits, valid["grade"], relevant, experiment.recommend.precision)
@@ -132,15 +133,15 @@ def run(context: Context, folder: Path) -> dict[str, Any]:
         "training_pairs": len(lengths),
         "valid_pairs": len(valid["item"]),
         "steps": done.steps,
-        "best_step": done.best_step,
-        "valid_quality": done.best_metric,
+        "kept_step": done.kept_step,
+        "valid_quality": done.kept_metric,
         "examples_per_second": done.examples_per_second,
         "tokens_per_second": done.tokens_per_second,
     }
 
 
 def held_back_items(context: Context) -> Any:
-    """The judged training items that no model trains on: for keep-best, calibration and thresholds. int32 [V]."""
+    """The judged training items that no model trains on: to choose the step, calibrate and set thresholds. int32 [V]."""
     import numpy as np
 
     pairs = judged(context)
@@ -152,17 +153,6 @@ def held_back_items(context: Context) -> Any:
             f"assistant.valid_share={context.experiment.assistant.valid_share} of them"
         )
     return np.sort(np.random.default_rng((context.experiment.seed, 2)).permutation(items)[:count])
-
-
-def ranking_quality(items: Any, grades: Any, scores: Any) -> dict[str, float]:
-    """nDCG@10 per item (gain grade / 3), pooled AUC of grade 3, and their mean, `quality`, that picks the best step."""
-    from distill.evaluate.metrics import auc, ndcg_per_group
-
-    _, ndcg = ndcg_per_group(items, grades / 3, scores, k=10)
-    figures = {"ndcg@10": float(ndcg.mean()) if len(ndcg) else 0.0, "auc_exact": float(auc(grades == 3, scores))}
-    # One class alone has no AUC; then the ranking decides.
-    known = [value for value in figures.values() if value == value]
-    return {name: value for name, value in figures.items() if value == value} | {"quality": sum(known) / len(known)}
 
 
 STAGE = Stage(

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from distill.config import StudentConfig, TaskWeights
-from distill.stages.assistant import held_back_items, ranking_quality
+from distill.stages.assistant import held_back_items
 from distill.stages.base import Context, Stage, files_below, save_model
 from distill.stages.judge import judged
 from distill.stages.student_negatives import hard_negatives, mining_steps
@@ -51,6 +51,7 @@ def run(context: Context, folder: Path) -> dict[str, Any]:
 
     from distill.data.mixing import plan_tasks, task_shares
     from distill.data.stream import stream_steps
+    from distill.evaluate.validation import ranking_quality
     from distill.models import bi_encoder
     from distill.models.flops import TRAINING, embed_flops
     from distill.parallel.mesh import batch_shards, to_global, to_host
@@ -186,8 +187,8 @@ def run(context: Context, folder: Path) -> dict[str, Any]:
         "pairs": sum(own.pairs for own in last),
         "items": max(own.items for own in last),
         "steps": done.steps,
-        "best_step": done.best_step,
-        "valid_quality": done.best_metric,
+        "kept_step": done.kept_step,
+        "valid_quality": done.kept_metric,
         "examples_per_second": done.examples_per_second,
         "tokens_per_second": done.tokens_per_second,
         "real_token_share": min(own.real_token_share for own in last),

@@ -22,6 +22,7 @@ from jax.typing import ArrayLike
 
 from distill.parallel.partition import path_string
 from distill.reporting import Reporter
+from distill.train.selection import Validated, preference
 from distill.train.state import TrainState, abstract_state
 
 _policies = ocp.training.preservation_policies
@@ -100,8 +101,9 @@ class Checkpoints:
     """Asynchronously saved train states under one folder, one sub-folder a step.
 
     Kept are the newest `keep_last` (one may be cut off while it is written) and the `keep_best` best by `metric`,
-    higher is better. A state is restored in the shape and onto the mesh of `like`, whatever mesh saved it. Every
-    process of a multi-host run makes the same calls.
+    higher is better; `metric`_error, where a validation gives it, is that figure's standard error. A state is restored
+    in the shape and onto the mesh of `like`, whatever mesh saved it. Every process of a multi-host run makes the same
+    calls.
     """
 
     def __init__(
@@ -169,15 +171,19 @@ class Checkpoints:
                 return restored
         return None
 
-    def restore_best(self) -> Restored:
-        """The sound checkpoint of the best validation; the later one where two are equal.
+    def restore_chosen(self) -> Restored:
+        """The sound checkpoint that `distill.train.selection.preference` puts first.
 
         Raises CheckpointError when there is none.
         """
         self.wait()
-        validated = [c for c in self._checkpointer.checkpoints if c.metrics is not None]
-        for checkpoint in sorted(validated, key=lambda c: (self._value(c.metrics), c.step), reverse=True):
-            if (restored := self._load(checkpoint)) is not None:
+        validated = {c.step: c for c in self._checkpointer.checkpoints if c.metrics is not None}
+        error = f"{self._metric}_error"
+        figures = {
+            step: Validated(self._value(c.metrics), float(c.metrics.get(error, 0.0))) for step, c in validated.items()
+        }
+        for step in preference(figures):
+            if (restored := self._load(validated[step])) is not None:
                 return restored
         raise CheckpointError(f"{self.directory}: no sound checkpoint with a validation is left; run with --force")
 

@@ -25,11 +25,11 @@ TRACED = (4, 7)  # steps of the trace, counted from where the run starts: past c
 
 @dataclasses.dataclass(frozen=True)
 class Fit:
-    """What a run did: the best parameters by the validation metric, and how fast."""
+    """What a run did: the parameters that its validations chose, and how fast."""
 
     params: Any
-    best_step: int
-    best_metric: float
+    kept_step: int
+    kept_metric: float
     steps: int
     examples_per_second: float
     tokens_per_second: float  # real ones
@@ -57,8 +57,9 @@ def fit(
     they end before the last step it is asked again, with the parameters that were reached there. `batch_ids(i)` says
     what the batch of step i + 1 holds, kind → ids, and is asked only when that step failed. `step_fn` returns at
     least the scalars `loss` and `gradient_norm`. `validate(params)` runs at `validations` evenly spaced steps and last
-    of all; each result is saved with a checkpoint and `metric` of it (higher is better) picks the parameters that are
-    returned. With `profile`, a few steps are traced into `directory`/profile.
+    of all; each result is saved with a checkpoint, and `metric` of it (higher is better) with its standard error,
+    `metric`_error, picks the parameters that are returned: `distill.train.selection.preference`. With `profile`, a few
+    steps are traced into `directory`/profile.
 
     Killed or stopped at any moment and called again, it ends in the same parameters, bit for bit, on the same devices.
 
@@ -141,15 +142,15 @@ def fit(
                         checkpoints.save(state)
                 if trace.after(step, running):
                     reporter.line(f"{name}: a trace is in {directory / 'profile'}; tensorboard --logdir shows it")
-        best = checkpoints.restore_best()
+        chosen = checkpoints.restore_chosen()
     finally:
         trace.close()
         writer.close()
         checkpoints.close()
     return Fit(
-        best.state.params,
-        best.step,
-        float(best.metrics[metric]),
+        chosen.state.params,
+        chosen.step,
+        float(chosen.metrics[metric]),
         steps,
         speed.examples_per_second,
         speed.tokens_per_second,

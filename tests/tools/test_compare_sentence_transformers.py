@@ -262,7 +262,7 @@ def test_a_grid_is_compared_and_what_is_finished_is_kept(compared):
     for folder in trained:
         manifest = read_manifest(folder)
         assert manifest is not None and manifest["counts"]["steps"] == 12
-        assert 0 < manifest["counts"]["best_step"] <= 12
+        assert 0 < manifest["counts"]["kept_step"] <= 12
     for model in ("sentence_transformers", "sentence_transformers_joint"):
         assert figures[f"steps/{model}"] == 12
         assert figures[f"examples/distill/{model}"] > figures[f"examples/clicks/{model}"] > 0

@@ -53,7 +53,7 @@ def main(directory: Path, steps: int) -> None:
     leaves = jax.tree_util.tree_leaves_with_path(to_host(done.params))
     if jax.process_index() == 0:
         arrays = {path_string(path): leaf for path, leaf in leaves}
-        np.savez(directory / "final.npz", best_step=done.best_step, **arrays)
+        np.savez(directory / "final.npz", best_step=done.kept_step, **arrays)
 
 
 if __name__ == "__main__":

@@ -169,7 +169,7 @@ def test_a_damaged_checkpoint_is_passed_over_loudly(tmp_path, damage):
     assert (tmp_path / "damaged" / "2").is_dir()
     # The run goes on from there and saves the same step once more.
     checkpoints.save(state_at(2), {"q": 0.2})
-    assert checkpoints.restore_best().step == 2
+    assert checkpoints.restore_chosen().step == 2
     checkpoints.close()
 
 
@@ -184,7 +184,7 @@ def test_a_damaged_best_leaves_the_next_best(tmp_path):
     write(tmp_path, [0.9, 0.2, 0.3], keep_last=3)
     flipped(tmp_path / "checkpoints" / "1")
     reporter = Lines()
-    best = open_at(tmp_path, reporter=reporter).restore_best()
+    best = open_at(tmp_path, reporter=reporter).restore_chosen()
     assert (best.step, len(reporter.lines)) == (3, 1)
 
 

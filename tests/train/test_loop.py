@@ -83,8 +83,14 @@ def test_the_best_validation_is_returned_and_the_later_of_equal_ones(tmp_path):
         return {"quality": next(qualities)}
 
     done = train(tmp_path, STEPS, validate=validate)
-    assert (done.best_step, done.best_metric) == (4, 0.9)
+    assert (done.kept_step, done.kept_metric) == (4, 0.9)
     assert_same(done.params, seen[1])
+
+
+def test_a_better_validation_within_its_error_does_not_cost_the_last_steps(tmp_path):
+    qualities = iter([0.9, 0.7, 0.6, 0.85])
+    done = train(tmp_path, STEPS, validate=lambda params: {"quality": next(qualities), "quality_error": 0.06})
+    assert (done.kept_step, done.kept_metric) == (STEPS, 0.85)
 
 
 def test_a_batch_that_gives_nan_is_named_at_its_step(tmp_path):
