@@ -45,7 +45,8 @@ def ranking_quality(items: ArrayLike, grades: ArrayLike, scores: ArrayLike) -> d
     area = auc(exact, scores)
     if not math.isnan(area):
         figures["auc_exact"] = area
-        parts.append(np.bincount(item_at, _auc_parts(exact, scores, area), minlength=len(item_ids)))
+        part = np.bincount(item_at, _auc_parts(exact, scores, area), minlength=len(item_ids))
+        parts.append(np.asarray(part, np.float64))
         drawn = len(item_ids)
     if not figures:
         return {"quality": 0.0, "quality_error": 1.0}

@@ -141,7 +141,7 @@ def run(context: Context, folder: Path) -> dict[str, Any]:
 
 
 def held_back_items(context: Context) -> Any:
-    """The judged training items that no model trains on: to choose the step, calibrate and set thresholds. int32 [V]."""
+    """The judged training items that no model trains on, to choose steps, calibrate and set thresholds: int32 [V]."""
     import numpy as np
 
     pairs = judged(context)

@@ -138,6 +138,9 @@ class Checkpoints:
     def _value(self, metrics: Any) -> float:
         return float(metrics[self._metric])
 
+    def _validated(self, metrics: Any) -> Validated:
+        return Validated(self._value(metrics), float(metrics.get(f"{self._metric}_error", 0.0)))
+
     def save(self, state: TrainState, metrics: Mapping[str, float] | None = None) -> None:
         """Starts a save of `state`, with `metrics` when it was validated; returns once the arrays are copied.
 
@@ -178,11 +181,7 @@ class Checkpoints:
         """
         self.wait()
         validated = {c.step: c for c in self._checkpointer.checkpoints if c.metrics is not None}
-        error = f"{self._metric}_error"
-        figures = {
-            step: Validated(self._value(c.metrics), float(c.metrics.get(error, 0.0))) for step, c in validated.items()
-        }
-        for step in preference(figures):
+        for step in preference({step: self._validated(c.metrics) for step, c in validated.items()}):
             if (restored := self._load(validated[step])) is not None:
                 return restored
         raise CheckpointError(f"{self.directory}: no sound checkpoint with a validation is left; run with --force")
