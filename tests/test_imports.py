@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 # Each layer may import itself and those before it.
 LAYERS = (
-    ("config", "parallel", "reporting", "artifacts"),
+    ("config", "parallel", "reporting", "artifacts", "resampling"),
     ("losses", "models", "data"),
     ("judge", "train", "retrieval"),
     ("evaluate", "export"),

@@ -2,8 +2,7 @@
 
 Both runs store what their figures are made of (`distill.evaluate.samples`). Where they measured the same queries or
 listings, these are drawn together, so that what makes a query hard cancels out; where too few are shared, each run's
-own are drawn apart and the interval is wider. Intervals are 95 % percentile intervals of the bootstrap over groups
-(Efron & Tibshirani 1993, ch. 13).
+own are drawn apart and the interval is wider (`distill.resampling`).
 """
 
 from __future__ import annotations
@@ -16,9 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distill.evaluate.comparisons import Pairs, Sample, Values
-from distill.evaluate.significance import CONFIDENCE
+from distill.resampling import group_draws, percentile_interval
 
-_CHUNK = 2_000_000  # numbers of a resampling block held at once
 _SHARED = 0.5  # of the smaller run's groups: with fewer in common, comparing these alone would say little of either run
 
 Finding = Literal["regressed", "improved", "no clear change", "untested"]
@@ -73,7 +71,7 @@ def compare(
     draws = [_draws(sides[0], resamples, seed), _draws(sides[1], resamples, seed if paired else seed + 1)]
     estimates = [one.estimate() for one in sides]
     groups = shared.size if paired else fewer
-    low, high = _interval(draws[1] - draws[0]) if groups > 1 else (math.nan, math.nan)
+    low, high = percentile_interval(draws[1] - draws[0]) if groups > 1 else (math.nan, math.nan)
     finding: Finding = "no clear change"
     if not math.isfinite(low):
         finding = "untested"
@@ -109,18 +107,5 @@ def _within(sample: Sample, groups: NDArray) -> Sample:
 
 def _draws(sample: Sample, resamples: int, seed: int) -> NDArray[np.float64]:
     """The figure of each draw of the groups with replacement, [R]; equal groups see equal draws."""
-    size = sample.group_ids.size
-    rng, block, parts = np.random.default_rng(seed), max(1, _CHUNK // size), []
-    for start in range(0, resamples, block):
-        counts = rng.multinomial(size, np.full(size, 1 / size), size=min(block, resamples - start))
-        parts.append(sample.resampled(counts.astype(np.float64)))
-    return np.concatenate(parts)
-
-
-def _interval(draws: NDArray[np.float64]) -> tuple[float, float]:
-    """NaN when most draws have no value, as an AUC of one class has none."""
-    defined = draws[np.isfinite(draws)]
-    if defined.size < draws.size / 2:
-        return math.nan, math.nan
-    low, high = np.quantile(defined, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2]).tolist()
-    return low, high
+    draws = group_draws(sample.group_ids.size, resamples, seed)
+    return np.concatenate([sample.resampled(counts) for counts in draws])

@@ -22,9 +22,8 @@ import numpy as np
 import scipy.stats
 from numpy.typing import ArrayLike, NDArray
 
-from distill.evaluate.significance import CONFIDENCE, Clusters
-
-_CHUNK = 2_000_000  # numbers of a resampling block held at once
+from distill.evaluate.significance import Clusters
+from distill.resampling import CHUNK, CONFIDENCE, group_draws, percentile_interval
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,7 +63,7 @@ class Pairs:
     def resampled(self, counts: NDArray[np.float64]) -> NDArray[np.float64]:
         """The AUC for each draw [R], groups counted as in `counts` [R, G]; NaN where a draw holds one class."""
         clusters = Clusters(self.groups, self.labels)
-        blocks = np.array_split(counts, max(1, counts.shape[0] * self.labels.size // _CHUNK))
+        blocks = np.array_split(counts, max(1, counts.shape[0] * self.labels.size // CHUNK))
         return np.concatenate([clusters.auc(block, self.scores) for block in blocks])
 
     def paired(self, other: Values | Pairs) -> bool:
@@ -123,8 +122,7 @@ def resample(samples: Sequence[Sample], *, shared_groups: bool, resamples: int, 
     for number, sample in enumerate(samples):
         size = ids[number].size
         if counts is None or not shared_groups:
-            rng = np.random.default_rng((seed, 0 if shared_groups else number))
-            counts = rng.multinomial(size, np.full(size, 1 / size), size=resamples).astype(np.float64)
+            counts = np.concatenate(list(group_draws(size, resamples, (seed, 0 if shared_groups else number))))
         columns.append(sample.resampled(counts))
     estimates = np.array([sample.estimate() for sample in samples])
     return Resampled(tuple(samples), estimates, np.stack(columns, axis=1), shared_groups)
@@ -134,7 +132,7 @@ def interval(model: Resampled, seed: int = 0) -> tuple[float, float]:
     """The 95 % percentile interval of a model's figure; NaN when a seed has one group alone."""
     if min(sample.group_ids.size for sample in model.samples) < 2:
         return math.nan, math.nan
-    return _percentiles(_over_seeds(model.draws, model.estimates, seed))
+    return percentile_interval(_over_seeds(model.draws, model.estimates, seed))
 
 
 def contrast(first: Resampled, second: Resampled, *, factor: float = 1.0, seed: int = 0) -> Contrast:
@@ -159,7 +157,7 @@ def contrast(first: Resampled, second: Resampled, *, factor: float = 1.0, seed: 
     estimate = float(by_seed.mean())
     if min(sample.group_ids.size for sample in first.samples) < 2:
         return Contrast(estimate, math.nan, math.nan, math.nan, tuple(by_seed), draws)
-    low, high = _percentiles(draws)
+    low, high = percentile_interval(draws)
     p = _sign_flips(first, second, factor, seed) if isinstance(first.samples[0], Values) else _tail(raw.mean(axis=1))
     return Contrast(estimate, low, high, p, tuple(by_seed.tolist()), draws)
 
@@ -219,7 +217,7 @@ def _sign_flips(first: Resampled, second: Resampled, factor: float, seed: int) -
         np.sum,
         permutation_type="samples",
         n_resamples=resamples,
-        batch=max(1, _CHUNK // shares.size),
+        batch=max(1, CHUNK // shares.size),
         vectorized=True,
         rng=np.random.default_rng(seed),
     )
@@ -230,11 +228,3 @@ def _tail(draws: NDArray[np.float64]) -> float:
     draws = draws[np.isfinite(draws)]
     smaller = min(np.count_nonzero(draws <= 0), np.count_nonzero(draws >= 0))
     return min(1.0, 2 * (1 + int(smaller)) / (1 + draws.size))
-
-
-def _percentiles(draws: NDArray[np.float64]) -> tuple[float, float]:
-    defined = draws[np.isfinite(draws)]
-    if defined.size < draws.size / 2:
-        return math.nan, math.nan
-    low, high = np.quantile(defined, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
-    return float(low), float(high)

@@ -11,13 +11,12 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from distill.evaluate.protocol import Pool, Values
-from distill.evaluate.significance import CONFIDENCE
 from distill.judge.agreement import pair_slices
+from distill.resampling import group_draws, percentile_interval
 
 SLICED = ("relevant_per_item", "relevant_share")
 _LEAST, _MOST = 5, 10  # listings of a slice that is shown by itself; slices of a dimension
 _OTHERS = "all others"
-_CHUNK = 2_000_000  # numbers of a resampling block held at once
 
 
 def listing_slices(
@@ -93,21 +92,16 @@ def mean_intervals(values: NDArray[np.float64], resamples: int, seed: int) -> li
     """
     defined = ~np.isnan(values)
     filled, number = np.where(defined, values, 0.0), defined.sum(axis=0)
-    size, rng, parts = len(values), np.random.default_rng(seed), []
-    block = max(1, _CHUNK // max(1, size))
     with np.errstate(invalid="ignore", divide="ignore"):
         mean = filled.sum(axis=0) / number
-        for start in range(0, resamples, block):
-            counts = rng.multinomial(size, np.full(size, 1 / max(1, size)), size=min(block, resamples - start))
-            parts.append((counts @ filled) / (counts @ defined.astype(np.float64)))
-    drawn = np.concatenate(parts)
+        draws = group_draws(len(values), resamples, seed) if len(values) else ()
+        drawn = [(counts @ filled) / (counts @ defined.astype(np.float64)) for counts in draws]
+    columns = np.concatenate([np.empty((0, values.shape[1])), *drawn]).T
     rows: list[dict[str, float | None]] = []
-    for column, value in enumerate(mean.tolist()):
-        sound = drawn[np.isfinite(drawn[:, column]), column]
-        low = high = None
-        if number[column] > 1 and sound.size:
-            low, high = np.quantile(sound, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2]).tolist()
-        rows.append({"value": value if math.isfinite(value) else None, "low": low, "high": high})
+    for value, column, many in zip(mean.tolist(), columns, number > 1, strict=True):
+        bounds = percentile_interval(column) if many else (math.nan, math.nan)
+        figures = zip(("value", "low", "high"), (value, *bounds), strict=True)
+        rows.append({name: figure if math.isfinite(figure) else None for name, figure in figures})
     return rows
 
 

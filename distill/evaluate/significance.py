@@ -1,7 +1,6 @@
 """Intervals and p-values: bootstrap over groups (queries or items), paired wherever two models are compared.
 
-Pairs of one query or item are not independent, so groups are resampled, never pairs. Intervals are 95 % percentile
-intervals (Efron & Tibshirani 1993, ch. 13); they describe the sample of queries or items, not another training seed.
+Intervals describe the sample of queries or items, not another training seed.
 """
 
 from __future__ import annotations
@@ -16,9 +15,8 @@ import scipy.stats
 from numpy.typing import ArrayLike, NDArray
 
 from distill.evaluate.metrics import require_scores
+from distill.resampling import CHUNK, CONFIDENCE, group_draws, percentile_interval
 
-CONFIDENCE = 0.95
-_CHUNK = 2_000_000  # numbers of a resampling block held at once
 _T_TEST_ABOVE = 2_000  # groups
 
 
@@ -57,7 +55,7 @@ def bootstrap_mean(values: ArrayLike, resamples: int = 1000, seed: int = 0) -> I
         (values,),
         np.mean,
         n_resamples=resamples,
-        batch=max(1, _CHUNK // values.size),
+        batch=max(1, CHUNK // values.size),
         vectorized=True,
         confidence_level=CONFIDENCE,
         method="percentile",
@@ -100,7 +98,7 @@ def paired_difference(values_a: ArrayLike, values_b: ArrayLike, resamples: int =
             np.mean,
             permutation_type="samples",
             n_resamples=10 * resamples,
-            batch=max(1, _CHUNK // change.size),
+            batch=max(1, CHUNK // change.size),
             vectorized=True,
             rng=np.random.default_rng(seed),
         ).pvalue
@@ -125,7 +123,8 @@ def bootstrap_auc(
     """
     sample = Clusters(groups, labels)
     estimate = sample.auc(np.ones((1, sample.number)), scores)[0]
-    low, high = _percentiles(np.concatenate([sample.auc(drawn, scores) for drawn in sample.draws(resamples, seed)]))
+    drawn = [sample.auc(counts, scores) for counts in sample.draws(resamples, seed)]
+    low, high = percentile_interval(np.concatenate(drawn))
     return Interval(float(estimate), low, high)
 
 
@@ -156,7 +155,7 @@ def paired_auc_difference(
     drawn = np.concatenate(
         [sample.auc(counts, scores_a) - sample.auc(counts, scores_b) for counts in sample.draws(resamples, seed)]
     )
-    low, high = _percentiles(drawn)
+    low, high = percentile_interval(drawn)
     drawn = drawn[np.isfinite(drawn)]
     if not drawn.size or not math.isfinite(low):
         return Difference(float(estimate), math.nan, math.nan, math.nan)
@@ -176,15 +175,8 @@ class Clusters:
 
     def draws(self, resamples: int, seed: int) -> Iterator[NDArray[np.float64]]:
         """How often each group was drawn, in blocks [r, groups]; the same draws for the same seed."""
-        rng = np.random.default_rng(seed)
-        block = max(1, _CHUNK // max(1, self.labels.size))
-        for start in range(0, resamples if self.number > 1 else 0, block):
-            yield np.stack(
-                [
-                    np.bincount(rng.integers(self.number, size=self.number), minlength=self.number)
-                    for _ in range(min(block, resamples - start))
-                ]
-            ).astype(np.float64)
+        if self.number > 1:
+            yield from group_draws(self.number, resamples, seed, numbers=self.labels.size)
         yield np.empty((0, self.number))  # so that one group gives no draws, not an error
 
     def auc(self, counts: NDArray[np.float64], scores: ArrayLike) -> NDArray[np.float64]:
@@ -204,12 +196,3 @@ class Clusters:
         pairs = positive.sum(1) * negative.sum(1)
         with np.errstate(invalid="ignore", divide="ignore"):
             return np.where(pairs > 0, (positive * below).sum(1) / pairs, math.nan)
-
-
-def _percentiles(values: NDArray[np.float64]) -> tuple[float, float]:
-    """The 95 % interval of the defined values; NaN when most draws held one class only."""
-    defined = values[np.isfinite(values)]
-    if defined.size < max(1, values.size / 2):
-        return math.nan, math.nan
-    low, high = np.quantile(defined, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
-    return float(low), float(high)

@@ -1,8 +1,7 @@
 """How far the judge's grades agree with human labels of the same pairs.
 
-Pairs of one keyphrase are not independent, so intervals come from resampling keyphrases: 95 % percentile intervals of a
-cluster bootstrap (Efron & Tibshirani 1993, ch. 13). Figures that are not defined are NaN; `json_figures` turns them
-into what JSON can hold.
+Intervals come from drawing keyphrases (`distill.resampling`). Figures that are not defined are NaN; `json_figures`
+makes of them what JSON can hold.
 """
 
 from __future__ import annotations
@@ -20,10 +19,10 @@ import scipy.sparse
 from numpy.typing import ArrayLike, NDArray
 from sklearn.metrics import cohen_kappa_score, confusion_matrix, roc_auc_score
 
+from distill.resampling import group_draws, percentile_interval
+
 HUMAN_LABELS = ("I", "C", "S", "E")  # irrelevant, complement, substitute, exact: in the order of grades 0–3
 REST = "rest"  # name of the slice that small slices are merged into
-_CONFIDENCE = 0.95
-_CHUNK = 4_000_000  # numbers of a resampling block held at once
 _WEIGHTS = np.subtract.outer(np.arange(4), np.arange(4)) ** 2.0  # of quadratic kappa
 
 Floats = NDArray[np.float64]
@@ -256,10 +255,7 @@ def bootstrap_figures(
         return {name: Figure(value=math.nan, low=math.nan, high=math.nan) for name in measures}
     ids, group = np.unique(group, return_inverse=True)
     tables = scipy.sparse.csr_array((np.ones(len(group)), (group, label * levels + level)), (ids.size, 4 * levels))
-    rng, chance = np.random.default_rng(seed), np.full(ids.size, 1 / ids.size)
-    resamples = resamples if ids.size > 1 else 0
-    block = max(1, _CHUNK // max(4 * levels, ids.size))
-    drawn = (rng.multinomial(ids.size, chance, min(block, resamples - at)) for at in range(0, resamples, block))
+    drawn = group_draws(ids.size, resamples if ids.size > 1 else 0, seed, numbers=4 * levels)
     values: dict[str, list[Floats]] = {name: [] for name in measures}
     for times in itertools.chain([np.ones((1, ids.size))], drawn):
         table = (times @ tables).reshape(-1, 4, levels)
@@ -269,12 +265,9 @@ def bootstrap_figures(
 
 
 def _figure(values: Floats) -> Figure:
-    """The first value with the percentile interval of the others that are defined, if most of them are."""
-    drawn = values[1:][np.isfinite(values[1:])]
-    low = high = math.nan
-    if drawn.size and 2 * drawn.size >= values.size - 1:
-        low, high = np.quantile(drawn, [(1 - _CONFIDENCE) / 2, (1 + _CONFIDENCE) / 2])
-    return Figure(value=float(values[0]), low=float(low), high=float(high))
+    """The first value with the interval of the others, its draws."""
+    low, high = percentile_interval(values[1:])
+    return Figure(value=float(values[0]), low=low, high=high)
 
 
 def grades_and_labels(grade: ArrayLike, human: ArrayLike) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
