@@ -6,6 +6,7 @@ from distill.stages import Context, run_stage
 from distill.stages.judge import STAGE
 from distill.stages.judge_asking import dry_run
 from launch.main import run
+from launch.summary import print_estimate
 
 DRY_RUN = flags.DEFINE_bool("dry_run", False, "Print what would be asked and what it costs; ask nothing.")
 
@@ -14,13 +15,7 @@ def work(context: Context, force: bool) -> None:
     if not DRY_RUN.value:
         run_stage("judge", context, force)
         return
-    expected = dry_run(context, STAGE)
-    print(f"pairs:             {expected.pairs:,}")
-    print(f"known already:     {expected.known:,}")
-    print(f"to ask:            {expected.to_ask:,}")
-    print(f"prompt tokens:     {expected.prompt_tokens:,}")
-    print(f"completion tokens: {expected.completion_tokens:,}")
-    print(f"cost:              {expected.cost:,.2f}")
+    print_estimate(dry_run(context, STAGE))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What a person sees when a run ends: the metrics, some recommendations and where the report is."""
+"""What a person sees before a judge is asked, its cost, and when a run ends: metrics, recommendations, the report."""
 
 from __future__ import annotations
 
@@ -11,10 +11,21 @@ from rich.markup import escape
 from rich.table import Table
 
 from distill.evaluate.metric_table import DESCRIPTIONS
+from distill.judge.asking import Estimate
 from distill.stages import Context
 from distill.stages.evaluate import METRICS, REPORT
 
 _ASKED_AT_ONCE = 256  # listings whose recommendations are read at once
+
+
+def print_estimate(expected: Estimate) -> None:
+    """Prints what asking a judge would take."""
+    print(f"pairs:             {expected.pairs:,}")
+    print(f"known already:     {expected.known:,}")
+    print(f"to ask:            {expected.to_ask:,}")
+    print(f"prompt tokens:     {expected.prompt_tokens:,}")
+    print(f"completion tokens: {expected.completion_tokens:,}")
+    print(f"cost:              {expected.cost:,.2f}")
 
 
 def print_summary(context: Context, listings: int = 3) -> None:

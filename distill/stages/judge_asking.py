@@ -21,7 +21,7 @@ from distill.stages.judge_pairs import choose_pairs, chosen, earlier_judgements
 if TYPE_CHECKING:
     import numpy as np
 
-    from distill.judge.asking import Estimate
+    from distill.judge.asking import Estimate, TokenCounter
     from distill.judge.backends import Judge, Judgement, Request
     from distill.judge.records import Record
     from distill.judge.rubric import Rubric
@@ -96,12 +96,8 @@ def ask_pairs(context: Context, folder: Path) -> list[Record]:
 
 def dry_run(context: Context, stage: Stage) -> Estimate:
     """What the stage would ask for: pairs, tokens and cost. Asks nothing and leaves nothing behind."""
-    from distill.judge.asking import estimate
-    from distill.judge.store import JudgementStore
-
-    settings, folder = context.experiment.judge, context.folder("judge")
-    if settings.backend not in LANGUAGE_MODELS:
-        raise ValueError(f"--dry_run: judge.backend={settings.backend!r} asks nobody and costs nothing")
+    folder = context.folder("judge")
+    require_language_model(context)
     context.stage_folder(stage)  # says what to run first, where that is not done
     rubric = rubric_of(context)
     judge = language_model(context, folder, rubric, asking=False)
@@ -111,16 +107,35 @@ def dry_run(context: Context, stage: Stage) -> Estimate:
         choose_pairs(context, Path(directory), _known(context, there, judge, rubric.hash))
         pairs = chosen(context, Path(directory))
         _tell_cuts(context, rubric, pairs)
-        with JudgementStore(there if there.exists() else Path(directory), process=None) as store:
-            return estimate(
-                store,
-                judge,
-                rubric,
-                requests(context, pairs),
-                attempts=settings.attempts,
-                prompt_price=settings.endpoint.prompt_price,
-                completion_price=settings.endpoint.completion_price,
-            )
+    return expected(context, judge, rubric, pairs)
+
+
+def require_language_model(context: Context) -> None:
+    """Raises ValueError where the configured judge answers for nothing."""
+    backend = context.experiment.judge.backend
+    if backend not in LANGUAGE_MODELS:
+        raise ValueError(f"--dry_run: judge.backend={backend!r} asks nobody and costs nothing")
+
+
+def expected(context: Context, judge: TokenCounter, rubric: Rubric, pairs: dict[str, np.ndarray]) -> Estimate:
+    """What asking about `pairs` (item, keyphrase, repeat [N]) would take beyond what the store knows."""
+    from distill.judge.asking import estimate
+    from distill.judge.store import JudgementStore
+
+    settings, there = context.experiment.judge, store_folder(context, context.folder("judge"))
+    with (
+        tempfile.TemporaryDirectory() as nothing,
+        JudgementStore(there if there.exists() else Path(nothing), process=None) as store,
+    ):
+        return estimate(
+            store,
+            judge,
+            rubric,
+            requests(context, pairs),
+            attempts=settings.attempts,
+            prompt_price=settings.endpoint.prompt_price,
+            completion_price=settings.endpoint.completion_price,
+        )
 
 
 def requests(context: Context, pairs: dict[str, np.ndarray]) -> Iterator[Request]:

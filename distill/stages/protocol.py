@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from distill.artifacts import write_json
 from distill.config import ConfigError
 from distill.stages.base import Context
+from distill.stages.judge_asking import require_language_model
 from distill.stages.protocol_sources import pool_of, searched
 
 if TYPE_CHECKING:
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
     from distill.evaluate.metric_table import MetricTable
     from distill.evaluate.protocol import Pool
+    from distill.judge.asking import Estimate
     from distill.stages.protocol_judges import Verdicts
 
 PROTOCOL = "protocol.json"
@@ -47,14 +49,10 @@ def run_protocol(context: Context, folder: Path, table: MetricTable, models: dic
 
     Raises ConfigError for a source that this run does not have.
     """
-    import numpy as np
-
     from distill.evaluate import protocol as figures
     from distill.judge.agreement import json_figures
 
-    settings = context.experiment.evaluate.protocol
-    items = np.flatnonzero(context.prepared.item_is_holdout)
-    items = np.sort(np.random.default_rng((context.experiment.seed, _SAMPLE)).permutation(items)[: settings.items])
+    settings, items = context.experiment.evaluate.protocol, _listings(context)
     if not len(items):
         context.reporter.line("evaluate: no held-out listing, so the protocol is left out")
         return {}
@@ -84,6 +82,29 @@ def run_protocol(context: Context, folder: Path, table: MetricTable, models: dic
     return result
 
 
+def protocol_dry_run(context: Context, models: dict[str, Any]) -> Estimate:
+    """What the protocol would ask its judge, a language model: pairs, tokens and cost. Asks and writes nothing.
+
+    Raises ValueError where no language model is asked.
+    """
+    from distill.stages.protocol_judges import cost_of_verdicts
+
+    require_language_model(context)
+    if "judge" not in (judges := context.experiment.evaluate.protocol.judges):
+        raise ValueError(f"--dry_run: evaluate.protocol.judges={judges} asks nobody and costs nothing")
+    item, keyphrase, _ = _distinct(context, _sift(context, models, _listings(context)))
+    return cost_of_verdicts(context, item, keyphrase)
+
+
+def _listings(context: Context) -> np.ndarray:
+    """The held-out listings that the protocol draws: rows of the items table, int [I]."""
+    import numpy as np
+
+    items = np.flatnonzero(context.prepared.item_is_holdout)
+    rng = np.random.default_rng((context.experiment.seed, _SAMPLE))
+    return np.sort(rng.permutation(items)[: context.experiment.evaluate.protocol.items])
+
+
 def _sift(context: Context, models: dict[str, Any], items: np.ndarray) -> _Sifted:
     import numpy as np
 
@@ -107,17 +128,25 @@ def _verdicts(context: Context, judge: str, sifted: _Sifted, assistant: Any) -> 
     """The judge's word on each row of the pool that is new, asked once a pair; the rest stays NaN."""
     import numpy as np
 
-    from distill.data.pair_pool import pair_keys
     from distill.stages.protocol_judges import verdicts
 
-    pool = sifted.pool
-    keys = pair_keys(sifted.items[pool.listing], pool.keyphrase, len(context.prepared.keyphrases))
-    distinct, row = np.unique(keys[pool.new], return_inverse=True)
-    item, keyphrase = np.divmod(distinct, len(context.prepared.keyphrases))
+    item, keyphrase, row = _distinct(context, sifted)
     said = verdicts(context, judge, item, keyphrase, assistant)
-    relevant = np.full(len(keys), np.nan)
-    relevant[pool.new] = said.relevant[row]
+    relevant = np.full(len(sifted.pool.new), np.nan)
+    relevant[sifted.pool.new] = said.relevant[row]
     return dataclasses.replace(said, relevant=relevant)
+
+
+def _distinct(context: Context, sifted: _Sifted) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(item [P], keyphrase [P], row [M]): the pairs of the pool's M new rows, each once, and which is each row's."""
+    import numpy as np
+
+    from distill.data.pair_pool import pair_keys
+
+    pool, keyphrases = sifted.pool, len(context.prepared.keyphrases)
+    keys = pair_keys(sifted.items[pool.listing], pool.keyphrase, keyphrases)
+    distinct, row = np.unique(keys[pool.new], return_inverse=True)
+    return *np.divmod(distinct, keyphrases), row
 
 
 def _by_judge(context: Context, table: MetricTable, sifted: _Sifted, said: Verdicts) -> dict[str, Any]:

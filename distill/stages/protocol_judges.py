@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any
 from distill.artifacts import read_json
 from distill.stages.assistant import CALIBRATION
 from distill.stages.base import Context
-from distill.stages.judge_asking import requests
+from distill.stages.judge_asking import expected, requests
 from distill.stages.judge_backends import LANGUAGE_MODELS, free_judge, language_model, rubric_of, secrets, store_folder
 
 if TYPE_CHECKING:
     import numpy as np
 
+    from distill.judge.asking import Estimate
     from distill.judge.backends import Judgement
 
 
@@ -51,7 +52,7 @@ def verdicts(context: Context, judge: str, item: np.ndarray, keyphrase: np.ndarr
         probability = calibration.probability(assistant.score(keyphrase, item)) if len(item) else np.zeros(0)
         relevant = (probability >= 0.5).astype(np.float64)
         return Verdicts("assistant", "the assistant, calibrated to the judge", relevant, {"graded": len(item)})
-    pairs = {"item": item, "keyphrase": keyphrase, "repeat": np.zeros(len(item), np.int16)}
+    pairs = _once(item, keyphrase)
     backend = context.experiment.judge.backend
     if backend in LANGUAGE_MODELS:
         label, (name, answers) = "llm", _ask(context, pairs)
@@ -65,6 +66,23 @@ def verdicts(context: Context, judge: str, item: np.ndarray, keyphrase: np.ndarr
         if one.grade is not None:
             relevant[place[one.item, one.keyphrase_index]] = one.grade >= saved["relevant_grade"]
     return Verdicts(label, name, relevant, dict(sorted(Counter(one.status for one in answers).items())))
+
+
+def cost_of_verdicts(context: Context, item: np.ndarray, keyphrase: np.ndarray) -> Estimate:
+    """What `verdicts` of the judge, a language model, would ask for about these pairs; nothing is asked."""
+    rubric = rubric_of(context)
+    return expected(
+        context,
+        language_model(context, context.folder("judge"), rubric, asking=False),
+        rubric,
+        _once(item, keyphrase),
+    )
+
+
+def _once(item: np.ndarray, keyphrase: np.ndarray) -> dict[str, np.ndarray]:
+    import numpy as np
+
+    return {"item": item, "keyphrase": keyphrase, "repeat": np.zeros(len(item), np.int16)}
 
 
 def _ask(context: Context, pairs: dict[str, np.ndarray]) -> tuple[str, list[Judgement]]:

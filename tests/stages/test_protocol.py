@@ -24,7 +24,7 @@ from distill.stages.assistant import CALIBRATION
 from distill.stages.base import Context
 from distill.stages.compare import compare_runs
 from distill.stages.models import Assistant, Bi, Bm25, Graph
-from distill.stages.protocol import run_protocol
+from distill.stages.protocol import protocol_dry_run, run_protocol
 from tests.judge.http_servers import Asked, Reply, completion, serving
 from tests.stages.small import run
 from tests.stages.small_config import get_config
@@ -175,12 +175,18 @@ def test_a_language_model_is_asked_about_each_pair_once_and_never_again(workdir,
     monkeypatch.setenv("OPENAI_API_KEY", "sk-protocol-0123456789")
     service, heard = Service(), Heard()
     config = experiment("openai", judges=("judge",), sources=("student", "bm25"))
+    config.judge.endpoint.prompt_price = 10.0
+    context = Context(config, workdir, heard)
+    expected = protocol_dry_run(context, models(context))
+    assert not (workdir / "judgements").exists() and not (workdir / "report").exists()
+    assert expected.cost == pytest.approx(expected.prompt_tokens * 1e-5, rel=0.01) and expected.prompt_tokens > 1000
     with serving(service) as url:
         config.judge.endpoint.url = url
         result, numbers, _ = protocol(workdir, config, heard)
         judge = result["judges"]["llm"]
         asked = sum(judge["statuses"].values())
         assert judge["statuses"] == {"graded": asked} and judge["name"] == "openai:clever under graded-v1"
+        assert asked == expected.pairs == expected.to_ask
         assert len(service.asked) == asked and set(service.asked.values()) == {1}
         # BM25 finds keyphrases by their words, so this judge likes them better than the random student's.
         shares = [numbers[f"protocol/{source}/relevant_share_by_llm"] for source in ("bm25", "student")]
@@ -188,10 +194,23 @@ def test_a_language_model_is_asked_about_each_pair_once_and_never_again(workdir,
         again, _, _ = protocol(workdir, config, heard)
         assert sum(service.asked.values()) == asked and again == result
         config.evaluate.protocol.keyphrases = K + 1  # further pairs are asked, known ones are not
+        more = protocol_dry_run(context, models(context))
         protocol(workdir, config, heard)
+        assert (more.known, more.to_ask) == (asked, len(service.asked) - asked)
         assert set(service.asked.values()) == {1} and len(service.asked) > asked
     assert f"{asked:,} pairs asked of openai:clever, 0 known already" in " ".join(heard.lines)
     assert f"0 pairs asked of openai:clever, {asked:,} known already" in " ".join(heard.lines)
+
+
+@pytest.mark.parametrize(
+    ("backend", "judges", "named"),
+    [("simulated", ("judge",), "judge.backend='simulated'"), ("openai", ("assistant",), "protocol.judges")],
+)
+def test_a_dry_run_where_nobody_is_asked_says_so(workdir, backend, judges, named):
+    context = Context(experiment(backend, judges=judges), workdir, Heard())
+    with pytest.raises(ValueError, match="--dry_run") as failure:
+        protocol_dry_run(context, models(context))
+    assert named in str(failure.value)
 
 
 def test_replayed_judgements_leave_the_rest_unknown(workdir):
