@@ -2,7 +2,7 @@
 
 python -m launch.ablate --config=configs/ablations.py --workdir=runs/ablations
 
-20 arms on three seeds, each seed a marketplace of its own of half the quickstart's size: under an hour on two cores.
+21 arms on three seeds, each seed a marketplace of its own of half the quickstart's size: under an hour on two cores.
 An arm is a few settings of one experiment, so any of its flags still applies (`--config.student.epochs=6`), as do
 `--config.seeds=(0,)` and `--config.only="('student','student_clicks')"`. The same on the ESCI-ads directory:
 
@@ -18,7 +18,7 @@ CLICKS = ("student.tasks.clicks=1.0", "student.tasks.search_relevance=0", "stude
 SEARCH = ("student.tasks.clicks=0", "student.tasks.search_relevance=1.0", "student.tasks.distill=0")
 DISTILL = ("student.tasks.clicks=0", "student.tasks.search_relevance=0")
 DIRECT = ("student.distill.teacher=judge",)
-DEBIASED = ("clicks_by_propensity", "clicks_log_q", "clicks_debiased")
+SHUFFLED = (*CLICKS, "student.topic_items=1")  # logQ counts on keyphrases that come by their popularity alone
 MINED = ("hard_negatives", "hard_negatives_refreshed", "hard_negatives_unvetoed")
 HARD = ("student.hard_negatives.per_item=2",)
 LOSSES = ("mse", "margin_mse", "cosent", "kl", "ranknet")
@@ -152,9 +152,10 @@ def _grid(
         "clicks_by_propensity": Arm(
             (*CLICKS, "student.inverse_propensity=true"), about="clicks, weighted against position bias"
         ),
-        "clicks_log_q": Arm((*CLICKS, "student.log_q=true"), about="clicks, corrected for popularity"),
+        "clicks_shuffled": Arm(SHUFFLED, about="clicks alone, items without regard to their keyphrases"),
+        "clicks_log_q": Arm((*SHUFFLED, "student.log_q=true"), about="`clicks_shuffled`, corrected for popularity"),
         "clicks_debiased": Arm(
-            (*CLICKS, "student.inverse_propensity=true", "student.log_q=true"), about="clicks with both corrections"
+            (*SHUFFLED, "student.inverse_propensity=true", "student.log_q=true"), about="the same with both corrections"
         ),
         "hard_negatives": Arm(HARD, about="`student` with two mined negatives an item, vetoed by the assistant"),
         "hard_negatives_refreshed": Arm(
@@ -180,7 +181,12 @@ def _grid(
                 ("few_labels", "few_labels_no_assistant"),
             ),
             "signals": (("student", "student_distill"),),
-            "debiased clicks": tuple((first, second) for first in ("student", "student_clicks") for second in DEBIASED),
+            "debiased clicks": (
+                *(("student", debiased) for debiased in ("clicks_by_propensity", "clicks_log_q", "clicks_debiased")),
+                ("clicks_by_propensity", "student_clicks"),
+                ("clicks_log_q", "clicks_shuffled"),
+                ("clicks_debiased", "clicks_shuffled"),
+            ),
             "hard negatives": tuple((first, "student") for first in MINED),
             "losses": tuple(("student", f"loss_{loss}") for loss in LOSSES),
         }.items()

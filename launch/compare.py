@@ -19,7 +19,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from distill.artifacts import write_json
-from distill.stages.compare import Comparison, compare_runs
+from distill.stages.compare import RECOMMENDATIONS, Comparison, compare_runs
 
 BASELINE = flags.DEFINE_string("baseline", None, "Working directory of the run that is in use.")
 CANDIDATE = flags.DEFINE_string("candidate", None, "Working directory of the run that would replace it.")
@@ -75,6 +75,9 @@ def _print(found: Comparison) -> None:
     if found.recommendations:
         _print_recommendations(console, found)
     verdict = f"regressed: {', '.join(found.regressed)}" if found.regressed else "nothing regressed"
+    untested = [one.name for one in found.changes if one.finding == "untested"]
+    if unknown := [*untested, *(name for name in found.left_out if name != RECOMMENDATIONS)]:
+        verdict += f"; nothing is known of {', '.join(unknown)}"
     console.print(verdict, markup=False, soft_wrap=True)
 
 

@@ -23,6 +23,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from distill.retrieval import versions
+from distill.retrieval.published import EXPORT
 
 ROOT = flags.DEFINE_string("versions", None, "The directory of versions, as in --config.index.versions.")
 WORKDIR = flags.DEFINE_string("workdir", None, "promote: working directory of a finished run.")
@@ -110,6 +111,9 @@ def _say(root: Path, name: str, before: str) -> None:
         print(f"{name} is current already; nothing changed")
     else:
         print(f"{name} is current" + (f", {before} was" if before else ""))
+        folders = [root / versions.VERSIONS / one / EXPORT for one in (before, name) if one]
+        if [folder.is_dir() for folder in folders] == [True, False]:
+            print(f"{name} holds no SavedModels, which {before} did: launch.serve cannot serve it", file=sys.stderr)
     if KEEP.value is not None and (gone := versions.prune(root, KEEP.value)):
         print(f"deleted {', '.join(gone)}")
 

@@ -6,7 +6,7 @@
 reads the finished students of a grid (`--arm`, else its reference arm) and trains, in `.venv-peers` (`make peers`),
 sentence-transformers' own losses on every example that each student saw, as often as it saw it. Equal on both sides:
 the initial weights and tokens, the examples, the number of optimiser steps, AdamW with its schedule, weight decay and
-clipping, dropout, Matryoshka widths and weights, and the validations of which the best is kept. The losses are those
+clipping, dropout, Matryoshka widths and weights, and the validations that choose the step. The losses are those
 that the library's documentation recommends for such data:
 
     clicks              MultipleNegativesRankingLoss, no listing and no keyphrase twice in a batch

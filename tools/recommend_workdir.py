@@ -19,7 +19,8 @@ import pyarrow.compute as pc
 from distill.artifacts import StageFolder, write_json
 from distill.config import Experiment
 from distill.data.schema import TABLES
-from distill.data.tables import Writer, clear
+from distill.data.table_writer import TableWriter
+from distill.data.tables import Writer, clear, final_table
 from distill.data.tokenizing import Tokenizer
 from distill.models.cross_encoder import init_cross_encoder
 from distill.models.encoder import EncoderSpec
@@ -159,15 +160,16 @@ def _write_tables(
     }
     names = pa.array(["rules", "seller"])
     others = {**pairs, "source": names.take(pa.array(rng.integers(2, size=len(pairs["item"]))))}
-    rows = np.ones(len(pairs["item"]), bool)
-    writer.pairs(TABLES["recommendations"], others, rows, "recommendations")
-    clicks = {**pairs, "impressions": rows * 10.0, "clicks": rng.integers(3, size=len(rows)) * 1.0}
-    clicks["position"] = np.full(len(rows), np.nan)
-    writer.pairs(TABLES["clicks"], clicks, rows, "clicks")
+    rows = len(pairs["item"])
+    clicks = {**pairs, "impressions": np.full(rows, 10.0), "clicks": rng.integers(3, size=rows) * 1.0}
+    clicks["position"] = np.full(rows, np.nan)
     blocked = rng.choice(size.keyphrases, max(1, size.keyphrases // 100), replace=False)
     blocklist = {"item": np.where(np.arange(len(blocked)) % 2, -1, rng.integers(size.items, size=len(blocked)))}
     blocklist["keyphrase"] = blocked
-    writer.pairs(TABLES["blocklist"], blocklist, np.ones(len(blocked), bool), "blocklist")
+    for name, columns in {"recommendations": others, "clicks": clicks, "blocklist": blocklist}.items():
+        table = final_table(TABLES[name], pa.table(columns), item_ids, keyphrases)
+        with TableWriter(folder / f"{name}.parquet", table.schema) as file:
+            file.write(table)
 
 
 def _around(centres: np.ndarray, rng: np.random.Generator) -> np.ndarray:

@@ -21,7 +21,7 @@ from distill.evaluate.evidence import Finding
 from distill.evaluate.samples import read_samples
 from distill.reporting import Reporter
 from distill.stages.ablation import ArmRun
-from distill.stages.ablation_evidence import TABLES
+from distill.stages.ablation_evidence import same_tables
 
 JSON, MARKDOWN = "sentence_transformers.json", "sentence_transformers.md"
 LOSSES = {
@@ -110,8 +110,12 @@ def compare(compared: Compared) -> tuple[list[Row], dict[str, str]]:
         for metric, prefix in sorted(ours, key=lambda key: (METRICS.index(key[0]), key[1])):
             first, second = compared.arm + prefix, variant.name + prefix
             one, other = ours[metric, prefix], theirs.get((metric, prefix))
-            if other is None or not all(a.paired(b) for a, b in zip(one.samples, other.samples, strict=True)):
-                missing[f"diff/{metric}/{first}-{second}"] = (
+            name = f"diff/{metric}/{first}-{second}"
+            if one is None or other is None:
+                missing[name] = "not measured for both on every seed"
+                continue
+            if not all(a.paired(b) for a, b in zip(one.samples, other.samples, strict=True)):
+                missing[name] = (
                     "other code measured the grid's student, on other queries or pairs; remove its folder below "
                     "stages/measure_student and run launch.ablate again"
                 )
@@ -145,16 +149,15 @@ def compare(compared: Compared) -> tuple[list[Row], dict[str, str]]:
     return rows, missing
 
 
-def _resampled(compared: Compared, folders: Sequence[Path]) -> dict[tuple[str, str], Resampled]:
-    """(metric, prefix) → the figure over all seeds."""
+def _resampled(compared: Compared, folders: Sequence[Path]) -> dict[tuple[str, str], Resampled | None]:
+    """(metric, prefix) → the figure over all seeds; None where one lacks it."""
     samples = [read_samples(folder) for folder in folders]
-    tables = [_manifest(run.folders["prepare"])["outputs"] for run in compared.runs]
-    shared = all(one.get(name) == tables[0].get(name) for one in tables for name in TABLES)
-    found = {}
-    for key in samples[0]:
-        own = [one[key] for one in samples]
-        together = shared and all(np.array_equal(own[0].group_ids, one.group_ids) for one in own)
-        found[key] = resample(own, shared_groups=together, resamples=compared.grid.resamples)
+    shared, resamples = same_tables(compared.runs), compared.grid.resamples
+    found: dict[tuple[str, str], Resampled | None] = {}
+    for key in dict.fromkeys(key for one in samples for key in one):
+        own = [one[key] for one in samples if key in one]
+        everywhere = len(own) == len(samples)
+        found[key] = resample(own, shared_groups=shared, resamples=resamples) if everywhere else None
     return found
 
 
@@ -198,8 +201,8 @@ def page(rows: Sequence[Row], missing: Mapping[str, str], compared: Compared) ->
         f"`{compared.arm}` on seed{'s' * (len(compared.seeds) > 1)} {', '.join(map(str, compared.seeds))}, and models "
         f"that sentence-transformers trained ({versions}, CPU) on every example that it saw, as often as it saw it: "
         f"{examples} a seed. Equal on both sides: initial weights, tokens, {_steps(counts)} optimiser steps, AdamW "
-        "with its schedule, weight decay and clipping, dropout, Matryoshka widths, the choice of the best validation "
-        "on listings held back, and the code that measures.",
+        "with its schedule, weight decay and clipping, dropout, Matryoshka widths, the choice of a step by "
+        "listings held back, and the code that measures.",
         "",
     ]
     for variant, measured in compared.rivals.items():

@@ -96,6 +96,7 @@ class Ablations(Experiment):
             raise ConfigError(f"config.resamples={self.resamples}: must be at least 200")
         if self.docs and not self.docs.endswith(".md"):
             raise ConfigError(f"config.docs={self.docs!r}: must be the path of a Markdown file, ending in .md")
+        stated: set[tuple[str, str, float, str]] = set()
         for number, comparison in enumerate(self.comparisons):
             field = f"comparisons[{number}]"
             self._known(f"{field}.first", comparison.first, models=True)
@@ -103,6 +104,14 @@ class Ablations(Experiment):
             _metrics(field, comparison.metrics)
             if not 0 < comparison.factor <= 1:
                 raise ConfigError(f"config.{field}.factor={comparison.factor}: must be above 0 and at most 1")
+            for metric in comparison.metrics:
+                statement = (comparison.first, comparison.second, comparison.factor, metric)
+                if statement in stated:
+                    raise ConfigError(
+                        f"config.{field}: {comparison.first!r} against {comparison.second!r} on {metric!r} was stated "
+                        "before; leave one out, or one number in evidence.json would hide the other"
+                    )
+                stated.add(statement)
         for number, curve in enumerate(self.curves):
             field = f"curves[{number}]"
             if curve.axis not in AXES:

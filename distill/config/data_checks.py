@@ -55,8 +55,9 @@ def _check_source(path: str, source: settings.SourceConfig, in_directory: bool) 
     one_of(f"{path}.format", source.format, ("", "parquet", "jsonl", "tsv", "csv"))
     if "" in source.files:
         raise ConfigError(f"config.{path}.files={source.files!r}: holds an empty name; remove it")
-    if source.columns and not (source.files or in_directory):
-        raise ConfigError(f"config.{path}.columns={source.columns!r}: there are no files to rename columns of")
+    for name in ("columns", "values"):
+        if getattr(source, name) and not (source.files or in_directory):
+            raise ConfigError(f"config.{path}.{name}={getattr(source, name)!r}: there are no files to rename {name} of")
     yours: dict[str, str] = {}
     for pair in source.columns:
         contract, equals, your = pair.partition("=")
@@ -67,3 +68,12 @@ def _check_source(path: str, source: settings.SourceConfig, in_directory: bool) 
         if your and your in yours.values():
             raise ConfigError(f"config.{path}.columns: {your!r} stands for two columns; name another for one of them")
         yours[contract] = your
+    met: set[tuple[str, str]] = set()
+    for triple in source.values:
+        column, colon, pair = triple.partition(":")
+        your, equals, _ = pair.rpartition("=")
+        if not (colon and equals and column and your.strip()):
+            raise ConfigError(f"config.{path}.values: {triple!r} must be written column:your_value=contract_value")
+        if (column, your.strip().lower()) in met:
+            raise ConfigError(f"config.{path}.values: {your!r} of {column!r} is given twice; remove one of them")
+        met.add((column, your.strip().lower()))

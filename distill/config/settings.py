@@ -23,6 +23,7 @@ class SourceConfig:
         str, ...
     ] = ()  # paths, folders, globs or URLs (s3://, gs://, hdfs://); read in the order of their names
     columns: tuple[str, ...] = ()  # "contract_name=your_name"; "contract_name=": leave that column out
+    values: tuple[str, ...] = ()  # "event:your value=contract's value"; "event:your value=": leave those rows out
     format: str = ""  # parquet, jsonl, tsv or csv; empty: by suffix
 
 

@@ -24,8 +24,8 @@ _BLOCK = 1024  # items whose pairs are drawn together
 class Quota:
     """How many of an item's pairs a batch draws for each signal: the sizes of the tasks within it.
 
-    A batch of B items has at most B · teacher pairs to distil, B · searched verdicts, B · clicked positives and
-    B · hard negatives.
+    A pair drawn for one signal also teaches what the others know of it: a clicked one that the teacher scored is
+    distilled beside the `teacher` pairs drawn for that.
     """
 
     teacher: int
@@ -84,10 +84,13 @@ class ItemBatches:
     """The student's batches, each a pure function of (seed, step) over a plan made once.
 
     Items come in runs of `topic_items` that share keyphrases: those are then encoded once for several items, and the
-    other items' keyphrases are telling negatives. 1 gives plain shuffling. Every step takes as many items as fill a
-    fixed number of rows, the number that `batch_items` items need on average: the shape never changes, and few places
-    are padding. `shards` devices split a batch; rows come in even chunks of at most `chunk_rows`, a multiple of
-    `shards` (0: one chunk). `first` items of the endless row of epochs are passed over.
+    other items' keyphrases are telling negatives. 1 gives plain shuffling, as `target_log_q` takes for granted: in runs
+    of 8 on the embedded marketplace, a batch holds the keyphrases of items that share a click with an anchor three
+    times as often as all batches do, and the logQ correction counts them so.
+
+    Every step takes as many items as fill a fixed number of rows, the number that `batch_items` items need on average:
+    the shape never changes, and few places are padding. `shards` devices split a batch; rows come in even chunks of at
+    most `chunk_rows`, a multiple of `shards` (0: one chunk). `first` items of the endless row of epochs are left out.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""How clicks mislead, in numbers: position bias from an aggregated log, weights against it, and keyphrases' popularity.
+"""How clicks mislead, in numbers: position bias from an aggregated log, and weights against it.
 
 The position-based model: a result shown at rank r is clicked with probability θ(r) · γ, where θ is the chance that a
 buyer examines the rank and γ that an examined result is clicked. Only ratios of θ are identified, so rank 1 has 1.
@@ -228,28 +228,3 @@ def inverse_propensity_weights(position: ArrayLike, propensity: ArrayLike, *, cl
     rank = np.clip(np.rint(where), 1, len(chance)).astype(np.int64)
     weights = np.minimum(1 / chance[rank - 1], clip)
     return (weights / weights.mean()).astype(np.float32)
-
-
-def log_sampling_probability(counts: ArrayLike) -> np.ndarray:
-    """log Q of the logQ correction: how likely each keyphrase is as an in-batch negative.
-
-    A keyphrase stands in a batch as often as it is some item's target; subtracting log Q from its logit as a negative
-    takes popularity out of the softmax. One that is never a target counts as seen once, so that no logit is infinite.
-
-    Source: Yi et al., "Sampling-Bias-Corrected Neural Modeling for Large Corpus Item Recommendations" (RecSys 2019).
-
-    Args:
-      counts: [K] how often each keyphrase is a target in training.
-
-    Returns:
-      [K] float32, log(count / sum of counts).
-
-    Raises:
-      ValueError: a count is negative or not finite, or all are 0.
-    """
-    seen = np.asarray(counts, np.float64)
-    if not (np.isfinite(seen) & (seen >= 0)).all():
-        raise ValueError(f"counts: hold {seen.min()} to {seen.max()}; pass numbers of 0 or more")
-    if not seen.any():
-        raise ValueError(f"counts: none of {seen.size} is above 0; a keyphrase must be a target to be sampled")
-    return (np.log(np.maximum(seen, 1.0)) - np.log(seen.sum())).astype(np.float32)

@@ -17,9 +17,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+_BLANK = r"^[\s\pC\pZ\x{2065}]*$"  # the last one is in no class: invisible like its neighbours, but unassigned
+_TRUE, _FALSE = ("1", "true", "1.0"), ("0", "false", "0.0")  # a column of flags with gaps is one of floats in pandas
 FORMATS = ("parquet", "jsonl", "tsv", "csv")
 TRUTH = "truth.parquet"  # of a simulated marketplace: copied, for evaluation only
-_LARGEST_INTEGER = 2**53  # beyond it float64 skips integers
+LARGEST_INTEGER = 2**53  # from here on float64 skips integers, so this one may have been another
+_LARGEST_NUMBER = float(np.finfo(np.float32).max)  # models compute in float32
+
+
+TEXT_KINDS = ("text", "item", "keyphrase", "choice")  # kinds of column that hold a text
 
 
 class DataError(ValueError):
@@ -193,7 +199,7 @@ def _trimmed(array: pa.Array) -> pa.Array:
 def _text(column: Column, array: pa.Array, problems: Problems) -> pa.Array:
     text = _trimmed(array)
     if not column.empty:
-        blank = _mask(pc.match_substring_regex(text, r"^[\s\pC\pZ]*$"))  # invisible characters alone are no text
+        blank = _mask(pc.match_substring_regex(text, _BLANK))  # invisible characters alone are no text
         problems.add(blank, f"{column.name}: empty text")
     return text
 
@@ -225,7 +231,8 @@ def _number(column: Column, array: pa.Array, problems: Problems) -> np.ndarray:
     values[~np.isfinite(values)] = 0.0
     if column.kind == "integer":
         problems.add(values != np.floor(values), f"{column.name}: not a whole number")
-        problems.add(np.abs(values) > _LARGEST_INTEGER, f"{column.name}: beyond 2^53")
+        problems.add(np.abs(values) >= LARGEST_INTEGER, f"{column.name}: 2^53 or more")
+    problems.add(np.abs(values) > _LARGEST_NUMBER, f"{column.name}: beyond {_LARGEST_NUMBER:.1e}")
     if column.low == 0 and np.isinf(column.high):
         problems.add(values < 0, f"{column.name}: negative")
     outside = (values < column.low) | (values > column.high)
@@ -237,9 +244,9 @@ def _number(column: Column, array: pa.Array, problems: Problems) -> np.ndarray:
 def _flag(column: Column, array: pa.Array, problems: Problems) -> np.ndarray:
     text = pc.utf8_lower(_trimmed(array))
     given = _mask(pc.not_equal(text, ""))
-    known = _mask(pc.is_in(text, pa.array(["0", "1", "true", "false"])))
+    known = _mask(pc.is_in(text, pa.array([*_TRUE, *_FALSE])))
     problems.add(~known & (given if column.empty else True), f"{column.name}: not 0, 1, true or false")
-    value = _mask(pc.is_in(text, pa.array(["1", "true"])))
+    value = _mask(pc.is_in(text, pa.array(_TRUE)))
     return np.where(given, value, -1).astype(np.int8) if column.empty else value
 
 

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 # Reasons for quarantine that another table is the cause of.
 QUARANTINED = {"item_id": "item_id: its item was quarantined", "keyphrase": "keyphrase: itself quarantined"}
 NOT_THERE = {"item_id": "item_id: not in the items table", "keyphrase": "keyphrase: not in the keyphrases table"}
+LEFT_OUT = "left out, as data.sources says"
 
 
 @dataclasses.dataclass

@@ -22,8 +22,6 @@ import json
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
 
 import numpy as np
 import pyarrow as pa
@@ -31,14 +29,12 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from distill.data.propensity import PositionBias
-from distill.data.schema import TABLES, TRUTH, Table
+from distill.data.schema import LARGEST_INTEGER, TABLES, TRUTH, DataError, Table
+from distill.data.table_writer import TableWriter
 
 SPLIT = ("clicks", "search_relevance", "judgements", "recommendations")  # split into training and held-out rows
 PROPENSITY = "propensity.json"
-_ROW_GROUP = 1 << 17
 _KINDS = {"integer": pa.int64(), "number": pa.float64(), "flag": pa.bool_()}
-
-Columns = dict[str, Any]  # numbers and flags as numpy arrays, texts as Arrow arrays
 
 
 def clear(destination: Path) -> None:
@@ -69,6 +65,9 @@ def final_table(table: Table, rows: pa.Table, item_ids: pa.Array, keyphrases: pa
     """`rows` as they are written, in `final_schema`: NaN becomes null, numbers of items and keyphrases become ids.
 
     Columns of `rows`: `item`, int32, −1 for any, and `keyphrase`, int32, beside the table's own ones.
+
+    Raises:
+      DataError: what a pair's counts add up to is no exact integer any more.
     """
     out = []
     for column in table.columns:
@@ -78,46 +77,17 @@ def final_table(table: Table, rows: pa.Table, item_ids: pa.Array, keyphrases: pa
             out.append(names.take(pa.array(numbers, mask=numbers < 0)))
         elif column.kind in ("integer", "number"):
             values = rows[column.name].to_numpy()
+            if column.kind == "integer" and (values >= LARGEST_INTEGER).any():
+                row = int(np.argmax(values >= LARGEST_INTEGER))
+                pair = f"{item_ids[rows['item'][row].as_py()]} | {keyphrases[rows['keyphrase'][row].as_py()]}"
+                raise DataError(
+                    f"table {table.name!r}: {column.name} of the pair {pair} add up to {values[row]:.3g}, 2^53 or "
+                    "more. Correct its rows, or remove them."
+                )
             out.append(pa.array(values, mask=np.isnan(values)).cast(_KINDS[column.kind]))
         else:
             out.append(rows[column.name])
     return pa.table(out, schema=final_schema(table))
-
-
-class TableWriter:
-    """Writes a Parquet file that comes in pieces of any size: whole or not at all, row groups of one size."""
-
-    def __init__(self, path: Path, schema: pa.Schema):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._path, self._temporary, self._schema = path, path.with_name(f".{path.name}.tmp"), schema
-        self._file = pq.ParquetWriter(self._temporary, schema)
-        self._waiting: list[pa.Table] = []
-        self._rows = 0
-
-    def write(self, table: pa.Table) -> None:
-        self._waiting.append(table)
-        self._rows += len(table)
-        if self._rows >= _ROW_GROUP:
-            self._flush(self._rows - self._rows % _ROW_GROUP)
-
-    def _flush(self, rows: int) -> None:
-        table = pa.concat_tables(self._waiting) if self._waiting else self._schema.empty_table()
-        self._file.write_table(table.slice(0, rows).combine_chunks(), row_group_size=_ROW_GROUP)
-        self._waiting, self._rows = [table.slice(rows)], len(table) - rows
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if kind is None:
-            self._flush(self._rows)
-        self._file.close()
-        if kind is None:
-            self._temporary.replace(self._path)
-        else:
-            self._temporary.unlink()
 
 
 class Writer:
@@ -146,11 +116,6 @@ class Writer:
         volume = pa.array(search_volume, mask=np.isnan(search_volume)).cast(pa.int64())
         columns = {"keyphrase": self._keyphrases, "search_volume": volume, "trainable": pa.array(trainable)}
         self._write("keyphrases", pa.table(columns))
-
-    def pairs(self, table: Table, columns: Columns, rows: np.ndarray, name: str) -> None:
-        """The rows chosen by the bool mask `rows`, item and keyphrase numbers as ids again."""
-        chosen = pa.table(columns).filter(pa.array(rows))
-        self._write(name, final_table(table, chosen, self._item_ids, self._keyphrases))
 
 
 class Prepared:

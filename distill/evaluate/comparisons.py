@@ -1,7 +1,7 @@
 """Comparing models over queries and training seeds, and correcting many comparisons for their number.
 
-A model's figure is the mean over seeds of its figure on that seed's groups (queries or listings). When all seeds
-measure the same groups (one data set), a draw of the bootstrap takes the same ones in every seed; when each seed has
+A model's figure is the mean over seeds of its figure on that seed's groups (queries or listings). When the seeds'
+groups are of one data set, a draw of the bootstrap takes the same ones in every seed that has them; when each seed has
 groups of its own (a marketplace each), they are drawn seed by seed.
 
 Seeds are resampled too, by as much of their spread as their groups do not explain: the variance between seeds less the
@@ -37,8 +37,9 @@ class Values:
         return float(self.values.mean())
 
     def resampled(self, counts: NDArray[np.float64]) -> NDArray[np.float64]:
-        """The figure for each draw [R], groups counted as in `counts` [R, G]."""
-        return counts @ self.values / self.groups.size
+        """The figure for each draw [R], groups counted as in `counts` [R, G]; NaN where a draw holds no group."""
+        with np.errstate(invalid="ignore"):
+            return counts @ self.values / counts.sum(axis=1)
 
     def paired(self, other: Values | Pairs) -> bool:
         return isinstance(other, Values) and np.array_equal(self.groups, other.groups)
@@ -108,22 +109,24 @@ def resample(samples: Sequence[Sample], *, shared_groups: bool, resamples: int, 
 
     Args:
       samples: one a seed, none empty.
-      shared_groups: all seeds measured the same groups.
+      shared_groups: an id is the same group on every seed. One that a seed lacks (its judge graded no pair of that
+        listing, say) is drawn for the others alone: drawn apart, three seeds would pass for thrice as many queries.
 
     Raises:
-      ValueError: no sample, one without a group, or groups that are not shared though they should be.
+      ValueError: no sample, or one without a group.
     """
     if not samples or any(not sample.group_ids.size for sample in samples):
         raise ValueError("samples: give one a seed, each with at least one group")
     ids = [sample.group_ids for sample in samples]
-    if shared_groups and any(not np.array_equal(ids[0], other) for other in ids[1:]):
-        raise ValueError("samples: the seeds measured different groups, so they cannot be drawn together")
-    columns, counts = [], None
+    every = np.unique(np.concatenate(ids))
+    counts = np.concatenate(list(group_draws(every.size, resamples, (seed, 0)))) if shared_groups else None
+    columns = []
     for number, sample in enumerate(samples):
-        size = ids[number].size
-        if counts is None or not shared_groups:
-            counts = np.concatenate(list(group_draws(size, resamples, (seed, 0 if shared_groups else number))))
-        columns.append(sample.resampled(counts))
+        if counts is not None:
+            own = counts[:, np.searchsorted(every, ids[number])]
+        else:
+            own = np.concatenate(list(group_draws(ids[number].size, resamples, (seed, number))))
+        columns.append(sample.resampled(own))
     estimates = np.array([sample.estimate() for sample in samples])
     return Resampled(tuple(samples), estimates, np.stack(columns, axis=1), shared_groups)
 
@@ -158,7 +161,12 @@ def contrast(first: Resampled, second: Resampled, *, factor: float = 1.0, seed: 
     if min(sample.group_ids.size for sample in first.samples) < 2:
         return Contrast(estimate, math.nan, math.nan, math.nan, tuple(by_seed), draws)
     low, high = percentile_interval(draws)
-    p = _sign_flips(first, second, factor, seed) if isinstance(first.samples[0], Values) else _tail(raw.mean(axis=1))
+    if not math.isfinite(low):  # an AUC of one class
+        p = math.nan
+    elif isinstance(first.samples[0], Values):
+        p = _sign_flips(first, second, factor, seed)
+    else:
+        p = _tail(raw.mean(axis=1))
     return Contrast(estimate, low, high, p, tuple(by_seed.tolist()), draws)
 
 
@@ -207,8 +215,10 @@ def _over_seeds(draws: NDArray[np.float64], estimates: NDArray[np.float64], seed
 def _sign_flips(first: Resampled, second: Resampled, factor: float, seed: int) -> float:
     pairs = zip(first.samples, second.samples, strict=True)
     changes = [a.values - factor * b.values for a, b in pairs if isinstance(a, Values) and isinstance(b, Values)]
-    parts = [np.mean(changes, axis=0)] if first.shared_groups else [each / each.size for each in changes]
-    shares = np.concatenate(parts)  # their sum is the estimate, but for a constant
+    shares = np.concatenate([each / each.size for each in changes])  # their sum is the estimate, but for a constant
+    if first.shared_groups:
+        groups = np.concatenate([sample.group_ids for sample in first.samples])
+        shares = np.bincount(np.unique(groups, return_inverse=True)[1], shares)
     if not shares.any():
         return 1.0
     resamples = 10 * len(first.draws)

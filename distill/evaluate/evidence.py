@@ -156,7 +156,7 @@ def _pictures(evidence: Evidence) -> dict[str, str]:
         for metric in DESCRIPTIONS
         if metric in compared
     }
-    if by_metric:
+    if by_metric := {metric: models for metric, models in by_metric.items() if models}:
         drawn["models.svg"] = _standing(plots.model_intervals(by_metric))
     for title, by_metric in evidence.curves.items():
         if by_metric:

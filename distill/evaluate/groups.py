@@ -3,7 +3,8 @@
 Neither the estimate nor a bound of its interval ranks groups well: both put the smallest first, the one by chance, the
 other by width. So groups are ordered by their estimate shrunk towards the mean of all, the more the fewer members they
 have and the less groups differ at all (empirical Bayes: Efron & Morris 1975; variance components of the one-way random
-effects model by analysis of variance: Searle, Casella & McCulloch 1992, ch. 3).
+effects model by analysis of variance: Searle, Casella & McCulloch 1992, ch. 3). The estimated variance between groups
+is above zero half of the time when they do not differ at all, so the F test of the same analysis says whether they do.
 """
 
 from __future__ import annotations
@@ -13,10 +14,13 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
+import scipy.stats
 from numpy.typing import ArrayLike, NDArray
 
 from distill.evaluate.metrics import require_scores
 from distill.evaluate.significance import Interval, bootstrap_mean
+
+_SIGNIFICANT = 0.05
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,7 +45,13 @@ class GroupTable:
     small: int  # values below which a ranked group is marked as small
     pooled_groups: int  # smaller groups, which are one together
     pooled: Group | None
-    spread: float  # standard deviation between groups beyond chance; 0: chance alone explains how they differ
+    spread: float  # estimated standard deviation between groups beyond chance
+    p: float  # of the ranked groups' means differing so much by chance; NaN where there are fewer than two
+
+    @property
+    def differ(self) -> bool:
+        """Whether the ranked groups differ by more than chance explains, at 5 %."""
+        return self.p < _SIGNIFICANT
 
 
 def worst_groups(
@@ -74,7 +84,8 @@ def worst_groups(
     ranked = np.flatnonzero(sizes >= least)
     means = np.bincount(member, values, len(labels)) / np.maximum(1, sizes)
     squares = np.bincount(member, (values - means[member]) ** 2, len(labels))
-    shrunk, spread = shrunken_means(means[ranked], sizes[ranked], float(squares[ranked].sum()))
+    within = float(squares[ranked].sum())
+    shrunk, spread = shrunken_means(means[ranked], sizes[ranked], within)
     # Ties of the shrunk mean, as where chance explains all, go by the estimate.
     order = np.lexsort((means[ranked], shrunk))[:most]
 
@@ -92,7 +103,23 @@ def worst_groups(
         pooled_groups=len(labels) - len(ranked),
         pooled=group("", rest, math.nan) if rest.any() else None,
         spread=spread,
+        p=chance_of_difference(means[ranked], sizes[ranked], within),
     )
+
+
+def chance_of_difference(means: NDArray[np.float64], sizes: NDArray[np.int64], within: float) -> float:
+    """p of the one-way analysis of variance (Fisher's F test) that all groups have one mean; NaN where it has no test.
+
+    Args as in `shrunken_means`.
+    """
+    groups, total = len(means), int(sizes.sum())
+    if groups < 2 or total <= groups:
+        return math.nan
+    centre = float(sizes @ means) / total
+    between = float(sizes @ (means - centre) ** 2) / (groups - 1)
+    if not within > 0:
+        return 0.0 if between > 0 else 1.0
+    return float(scipy.stats.f.sf(between * (total - groups) / within, groups - 1, total - groups))
 
 
 def shrunken_means(

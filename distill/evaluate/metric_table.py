@@ -51,7 +51,10 @@ DESCRIPTIONS = {
         "the judge's grades, listings never trained on",
     ),
     "truth/ndcg@10": MetricText(
-        "nDCG@10", "Order of the first ten keyphrases against the known relevance.", "the marketplace's known truth"
+        "nDCG@10",
+        "How well, of the keyphrases that the judge graded for a held-out listing, the ten ranked first follow the "
+        "true relevance.",
+        "the marketplace's known truth",
     ),
     "truth/recall@20": MetricText(
         "Recall@20",
@@ -66,7 +69,8 @@ DESCRIPTIONS = {
     ),
     "align/search_pass@20": MetricText(
         "Search passes",
-        "Share of a listing's first 20 recommended keyphrases that the search engine lets it take part in.",
+        "Share of a listing's first 20 retrieved keyphrases that the search engine is known to let it take part in; a "
+        "pair that its table does not hold counts as not passed. Listings without any keyphrase are left out.",
         "the search engine's relevance filter",
     ),
     "align/judge_pass@20": MetricText(

@@ -86,13 +86,14 @@ def differences(data: ReportData) -> list[dict[str, Any]]:
             continue
         metric, _, pair = name.removeprefix("diff/").rpartition("/")
         low, high, p = (data.metrics.get(f"{name}/{field}", math.nan) for field in ("ci_low", "ci_high", "p"))
+        finding = "higher" if low > 0 else "lower" if high < 0 else "no clear difference"
         rows.append(
             {
                 "metric": named(metric),
                 "pair": pair.replace("-", " − ", 1),
                 "figure": Figure(value, low, high),
                 "p": p,
-                "finding": "higher" if low > 0 else "lower" if high < 0 else "no clear difference",
+                "finding": finding if math.isfinite(low) and math.isfinite(high) else "untested",
                 "name": name,
             }
         )

@@ -16,15 +16,20 @@ from distill.export.characters import CHARACTER, CODE_POINTS, PagedTable, paged
 from distill.export.graph_tokenizer import REPLACEMENT, look_up
 from distill.export.tensorflow_door import load_tensorflow
 
+LONGEST = 4096  # characters that are read: composing a run of combining marks takes time quadratic in its length
+
 
 def normalise_keyphrases(texts: Any) -> Any:
     """Keyphrases [N] in their normal form, UTF-8 strings both; bytes that are no UTF-8 become U+FFFD.
+
+    Only the first LONGEST characters of each are read.
 
     Raises:
       ImportError: TensorFlow or tensorflow-text is not installed.
     """
     tf = load_tensorflow()
     texts = tf.strings.unicode_transcode(texts, "UTF-8", "UTF-8", errors="replace", replacement_char=REPLACEMENT)
+    texts = tf.strings.substr(texts, 0, LONGEST, unit="UTF8_CHAR")
     texts = tf.strings.regex_replace(texts, FRACTION, SEPARATED)
     _, texts = tf.while_loop(
         lambda before, now: tf.reduce_any(before != now),

@@ -15,7 +15,7 @@ from distill.models.pretrained import bert_config, to_hugging_face
 
 _STUDENT_CARD = """\
 ---
-license: apache-2.0
+license: {licence}
 library_name: sentence-transformers
 pipeline_tag: sentence-similarity
 tags: [sentence-transformers, feature-extraction, keyphrase-recommendation]
@@ -42,12 +42,12 @@ model = SentenceTransformer("path/to/this/directory", truncate_dim={shortest})
 vectors = model.encode(texts, normalize_embeddings=True)
 ```
 
-An encoder that was trained on from another model's weights is under that model's licence too.
+Data that it was trained on and weights that it began from may bind it: the export's own card names them.
 """
 
 _ASSISTANT_CARD = """\
 ---
-license: apache-2.0
+license: {licence}
 library_name: sentence-transformers
 pipeline_tag: text-ranking
 tags: [sentence-transformers, cross-encoder, keyphrase-recommendation]
@@ -68,7 +68,7 @@ model = CrossEncoder("path/to/this/directory")
 relevance = model.predict([("expandable hose", "Garden Hoses 50 ft expandable garden hose with brass fittings")])
 ```
 
-An encoder that was trained on from another model's weights is under that model's licence too.
+Data that it was trained on and weights that it began from may bind it: the export's own card names them.
 """
 
 
@@ -79,6 +79,7 @@ def export_student(
     tokenizer: Tokenizer,
     max_tokens: int,
     widths: Sequence[int],
+    licence: str = "other",
 ) -> None:
     """Writes a sentence-transformers directory: BERT, mean pooling, normalisation.
 
@@ -88,6 +89,7 @@ def export_student(
       tokenizer: the one that the student was trained with.
       max_tokens: of a text, special tokens included.
       widths: Matryoshka prefixes, for the model card.
+      licence: the hub's name of it, for the model card.
 
     Raises:
       ValueError: tokenizer or `max_tokens` does not fit the encoder.
@@ -115,13 +117,22 @@ def export_student(
         },
     )
     card = _STUDENT_CARD.format(
-        width=spec.width, max_tokens=max_tokens, widths=", ".join(map(str, sorted(widths))), shortest=min(widths)
+        licence=licence,
+        width=spec.width,
+        max_tokens=max_tokens,
+        widths=", ".join(map(str, sorted(widths))),
+        shortest=min(widths),
     )
     (directory / "README.md").write_text(card, encoding="utf-8")
 
 
 def export_assistant(
-    directory: str | Path, spec: EncoderSpec, params: Params, tokenizer: Tokenizer, max_tokens: int
+    directory: str | Path,
+    spec: EncoderSpec,
+    params: Params,
+    tokenizer: Tokenizer,
+    max_tokens: int,
+    licence: str = "other",
 ) -> None:
     """Writes a `BertForSequenceClassification` directory of one label that `CrossEncoder` loads.
 
@@ -130,6 +141,7 @@ def export_assistant(
       spec, params: as of `distill.models.cross_encoder`.
       tokenizer: the one that the assistant was trained with.
       max_tokens: of a pair, special tokens included.
+      licence: as of `export_student`.
 
     Raises:
       ValueError: tokenizer or `max_tokens` does not fit the encoder.
@@ -141,7 +153,8 @@ def export_assistant(
         "sentence_transformers": {"activation_fn": "torch.nn.modules.activation.Sigmoid"},
     }
     _write_bert(directory, spec, params, tokenizer, max_tokens, "BertForSequenceClassification", extra)
-    (directory / "README.md").write_text(_ASSISTANT_CARD.format(max_tokens=max_tokens), encoding="utf-8")
+    card = _ASSISTANT_CARD.format(licence=licence, max_tokens=max_tokens)
+    (directory / "README.md").write_text(card, encoding="utf-8")
 
 
 def _write_bert(

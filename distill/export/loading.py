@@ -9,7 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from distill.artifacts import MANIFEST, STARTED, hash_file, read_manifest
 from distill.config.checks import SAVED_MODELS
+from distill.export import serving_facts
 from distill.export.tensorflow_door import load_tensorflow
 from distill.export.warm_up import SIGNATURE
 from distill.retrieval import scann_graph
@@ -75,7 +77,7 @@ class LoadedModel(Signature):
         try:
             module = tf.saved_model.load(str(directory))
             super().__init__(directory, module, SIGNATURE)
-        except (OSError, KeyError, tf.errors.OpError) as error:
+        except (OSError, LookupError, AttributeError, TypeError, tf.errors.OpError) as error:
             raise ValueError(f"{directory}: not a SavedModel with `{SIGNATURE}` ({error}); run export again") from error
         self.name = directory.name
         self.further = {key: Signature(directory, module, key) for key in module.signatures if key != SIGNATURE}
@@ -93,8 +95,9 @@ def load_models(directory: Path, threads: int = 0) -> tuple[dict[str, LoadedMode
 
     Raises:
       ImportError: TensorFlow is missing.
-      ValueError: the directory holds no SavedModel, or a damaged one.
+      ValueError: the directory holds no SavedModel, a damaged one, or not all that its export wrote.
     """
+    check_files(directory)
     there = [name for name in SAVED_MODELS if (directory / name / "saved_model.pb").exists()]
     if not there:
         raise ValueError(f"{directory}: holds no SavedModel ({', '.join(SAVED_MODELS)}); name an export directory")
@@ -114,6 +117,30 @@ def load_models(directory: Path, threads: int = 0) -> tuple[dict[str, LoadedMode
     if not models:
         raise ValueError(f"{directory}: nothing can be loaded: {left_out}; export `recommender_exact` too")
     return models, left_out
+
+
+def check_files(directory: Path) -> None:
+    """Compares SavedModels and facts with the export's manifest; where there is none, nothing is known of them.
+
+    TensorFlow notices damaged weights, but neither a damaged graph nor a model that is gone.
+
+    Raises:
+      ValueError: a file is missing or damaged, or the export is not finished.
+    """
+    try:
+        manifest = read_manifest(directory)
+        outputs = {} if manifest is None else dict(manifest["outputs"])
+    except (ValueError, LookupError, TypeError) as error:
+        raise ValueError(f"{directory / MANIFEST}: damaged ({error}); run export again") from error
+    if manifest is None and (directory / STARTED).exists():
+        raise ValueError(f"{directory}: has no {MANIFEST}, so this export is not finished; run export again")
+    for name, digest in outputs.items():
+        if name.partition("/")[0] in (*SAVED_MODELS, serving_facts.FILE):
+            path = directory / name
+            if not path.is_file():
+                raise ValueError(f"{path}: missing, though the export wrote it; run export again")
+            if hash_file(path) != digest:
+                raise ValueError(f"{path}: not what the export wrote; run export again")
 
 
 def _tensor(spec: Any) -> Tensor:

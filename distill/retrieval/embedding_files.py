@@ -69,7 +69,7 @@ def embed_to_file(
     """
     processes = processes or Processes()
     hashes = hash_texts(texts)
-    key = hash_json([model, spec.width, hashlib.sha256(hashes.tobytes()).hexdigest()])[:32]
+    key = _key(model, spec.width, hashes)
 
     def complete() -> bool:
         if _settle(path) != key:
@@ -138,6 +138,10 @@ def hash_texts(texts: Ragged) -> np.ndarray:
     return np.frombuffer(joined, np.uint8).reshape(-1, _HASH_BYTES)
 
 
+def _key(model: str, width: int, hashes: np.ndarray) -> str:
+    return hash_json([model, width, hashlib.sha256(hashes.tobytes()).hexdigest()])[:32]
+
+
 class _Source:
     """An earlier file of the same model."""
 
@@ -146,6 +150,8 @@ class _Source:
         self.hashes = np.load(_texts(path))
         if len(self.vectors) != len(self.hashes) or self.vectors.shape[1] != width:
             raise ValueError(f"{path}: {self.vectors.shape} for {len(self.hashes)} texts; delete it and its neighbours")
+        if _key(model, width, self.hashes) != read_json(path.with_suffix(".json"))["key"]:
+            raise ValueError(f"{_texts(path)}: is damaged or of other texts; delete it and its neighbours")
 
 
 def _usable(path: Path, model: str, width: int) -> bool:
@@ -153,7 +159,9 @@ def _usable(path: Path, model: str, width: int) -> bool:
     if not (about.is_file() and path.is_file() and _texts(path).is_file()):
         return False
     stored = read_json(about)
-    return stored["model"] == model and stored["width"] == width
+    # A run killed between its renames leaves one file of the other's texts; its own next start puts that right.
+    unsettled = any(_named(file, stored["key"]).exists() for file in (path, _texts(path)))
+    return stored["model"] == model and stored["width"] == width and not unsettled
 
 
 def _find(hashes: np.ndarray, sources: Sequence[_Source]) -> tuple[np.ndarray, np.ndarray]:

@@ -122,9 +122,15 @@ def describe(root: str | Path) -> list[Version]:
 
 
 def history(root: str | Path) -> list[dict[str, str]]:
-    """What became current, oldest first: `version`, `at` (UTC) and `how` (published, promoted or rolled back)."""
+    """What became current, oldest first: `version`, `at` (UTC) and `how` (published, promoted or rolled back).
+
+    Raises VersionError where the file is damaged.
+    """
     path, now = Path(root) / HISTORY, current_name(Path(root))
-    events = read_json(path) if path.is_file() else []
+    try:
+        events = read_json(path) if path.is_file() else []
+    except ValueError as error:
+        raise VersionError(f"{path}: damaged ({error}); move it away, then roll back to a version by name") from error
     # It is written before CURRENT: a writer killed in between leaves an event that never took place.
     while events and events[-1]["version"] != now:
         events.pop()

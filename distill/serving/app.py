@@ -71,7 +71,7 @@ class Service:
         """The ASGI application."""
         page = {"/": ("index.html", "text/html"), "/page.css": ("page.css", "text/css")}
         page["/page.js"] = ("page.js", "text/javascript")
-        return Starlette(
+        app = Starlette(
             routes=[
                 *(Route(path, _file(*file)) for path, file in page.items()),
                 Route("/v1/models/{name}:predict", self._predict, methods=["POST"]),
@@ -84,6 +84,8 @@ class Service:
             ],
             exception_handlers={HTTPException: self._no_route},  # type: ignore[dict-item]
         )
+        app.router.redirect_slashes = False  # it would send a client to whatever host the request names
+        return app
 
     async def _predict(self, request: Request) -> Response:
         name = request.path_params["name"]

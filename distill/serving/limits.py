@@ -16,7 +16,7 @@ class Limits:
       body: bytes of a request.
       batch: rows of a request, and of one call of a model.
       queue: requests in progress; with `body` it bounds the memory that clients can take.
-      deadline: seconds from a request's first byte to its answer.
+      deadline: seconds from a request's head to its answer; as many for the head itself, and to take the answer.
       title: characters of the title that the page's endpoint explains; it is read once for each keyphrase.
       linger: seconds that a request waits for others to join its call.
       drain: seconds that requests in progress have to finish once the server is told to stop.

@@ -243,11 +243,11 @@ def _is_row(value: Any) -> bool:
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    result = dict(pairs)
-    if len(result) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise RequestError(400, f"JSON Value: {quoted(twice)} occurs twice in an object")
+    result: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in result:
+            raise RequestError(400, f"JSON Value: {quoted(name)} occurs twice in an object")
+        result[name] = value
     return result
 
 

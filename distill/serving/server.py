@@ -18,6 +18,7 @@ import uvicorn
 from distill.export.loading import Signature, load_models
 from distill.export.serving_facts import read_facts
 from distill.serving.app import Log, Service
+from distill.serving.connections import http_protocol
 from distill.serving.limits import Limits
 
 _LONGEST_WARM_UP = 1024  # words; longer texts are cut by any encoder of ours
@@ -63,7 +64,7 @@ def serve(export: Path, host: str, port: int, limits: Limits, threads: int, told
         config = uvicorn.Config(
             service.app(),
             loop="asyncio",
-            http="h11",
+            http=http_protocol(limits),
             ws="none",
             lifespan="off",
             log_config=None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,6 +21,7 @@ from distill.reporting import Reporter
 from distill.stages.ablation import ArmRun
 
 JSON, MARKDOWN = "evidence.json", "evidence.md"
+_NOT_MEASURED = Contrast(math.nan, math.nan, math.nan, math.nan, (), np.empty(0))
 TABLES = ("items.parquet", "keyphrases.parquet", "human.parquet")  # what decides whether seeds share their queries
 
 
@@ -37,7 +39,7 @@ def write_evidence(
         encoder=Path(grid.encoder.init).name
         or f"{grid.encoder.layers}-layer, width {grid.encoder.width}, from scratch",
         seeds=grid.seeds,
-        shared_queries=_same_tables(runs),
+        shared_queries=same_tables(runs),
         simulated=grid.simulated,
         reference=grid.reference,
         arms=_arms(grid, runs),
@@ -67,7 +69,7 @@ def write_evidence(
 def _resampled(grid: Ablations, runs: Sequence[ArmRun]) -> tuple[dict[tuple[str, str], Resampled], dict[str, str]]:
     """(metric, model) → its figure over all seeds; and why a figure is missing."""
     by_seed = {seed: _samples(grid, [run for run in runs if run.seed == seed]) for seed in grid.seeds}
-    shared, missing = _same_tables(runs), {}
+    shared, missing = same_tables(runs), {}
     measured: dict[tuple[str, str], Resampled] = {}
     keys = dict.fromkeys(key for samples in by_seed.values() for key in samples)
     for key in sorted(keys, key=lambda key: METRICS.index(key[0])):
@@ -75,8 +77,7 @@ def _resampled(grid: Ablations, runs: Sequence[ArmRun]) -> tuple[dict[tuple[str,
         if len(samples) < len(grid.seeds):
             missing["/".join(key)] = f"measured on {len(samples)} of {len(grid.seeds)} seeds"
             continue
-        together = shared and all(np.array_equal(samples[0].group_ids, one.group_ids) for one in samples)
-        measured[key] = resample(samples, shared_groups=together, resamples=grid.resamples)
+        measured[key] = resample(samples, shared_groups=shared, resamples=grid.resamples)
     return measured, missing
 
 
@@ -89,7 +90,7 @@ def _interval(model: Resampled) -> Interval:
 def _samples(grid: Ablations, runs: Sequence[ArmRun]) -> dict[tuple[str, str], Sample]:
     """One seed's samples by (metric, model)."""
     found: dict[tuple[str, str], Sample] = {}
-    assistants: dict[Path, str] = {}
+    of_reference = [run.folders.get("measure_assistant") for run in runs if run.arm == grid.reference]
     for run in runs:
         names = {"measure_student": run.arm, "measure_assistant": "", "measure_baselines": ""}
         for stage in names:
@@ -97,21 +98,21 @@ def _samples(grid: Ablations, runs: Sequence[ArmRun]) -> dict[tuple[str, str], S
             if folder is None:
                 continue
             name = names[stage]
-            if stage == "measure_assistant":
-                owner = assistants.setdefault(folder, run.arm)
-                if owner != run.arm:
-                    continue
+            another = stage == "measure_assistant" and run.arm != grid.reference
+            if another and folder in of_reference:
+                continue
             for (metric, model), sample in read_samples(folder).items():
-                if stage == "measure_assistant" and run.arm != grid.reference:
-                    model = f"{run.arm}.assistant"
-                found[metric, name + model] = sample
+                found[metric, name + (f"{run.arm}.assistant" if another else model)] = sample
     return found
 
 
 def _findings(
     grid: Ablations, measured: Mapping[tuple[str, str], Resampled], missing: dict[str, str]
 ) -> dict[str, list[Finding]]:
-    """Family → its comparisons, corrected together; adds to `missing` those that cannot be made."""
+    """Family → its comparisons, corrected together; adds to `missing` those that cannot be made.
+
+    A claim that cannot be tested stays a finding, without numbers, lest the page say that every claim held.
+    """
     families: dict[str, list[tuple[Comparison, str, Contrast]]] = {}
     for comparison in grid.comparisons:
         for metric in comparison.metrics:
@@ -120,6 +121,8 @@ def _findings(
             if sides[0] is None or sides[1] is None:
                 absent = comparison.first if sides[0] is None else comparison.second
                 missing[name] = f"{metric} was not measured for {absent}"
+                if comparison.expected:
+                    families.setdefault(comparison.family, []).append((comparison, metric, _NOT_MEASURED))
                 continue
             found = contrast(sides[0], sides[1], factor=comparison.factor)
             families.setdefault(comparison.family, []).append((comparison, metric, found))
@@ -238,7 +241,7 @@ def _total_seconds(runs: Sequence[ArmRun]) -> float:
     return sum(_manifest(folder)["seconds"] for folder in {f for run in runs for f in run.folders.values()})
 
 
-def _same_tables(runs: Sequence[ArmRun]) -> bool:
+def same_tables(runs: Sequence[ArmRun]) -> bool:
     """Whether all seeds were measured on the same listings and queries."""
     outputs = [_manifest(run.folders["prepare"])["outputs"] for run in runs]
     return all(one.get(name) == outputs[0].get(name) for one in outputs for name in TABLES)

@@ -11,7 +11,7 @@ from distill.stages.base import Context, Stage, files_below, save_model
 from distill.stages.judge import judged
 from distill.stages.warm_start import starting_point, warm_start_hash
 
-CALIBRATION, VALIDATION = "calibration.json", "validation.npz"
+CALIBRATION = "calibration.json"
 
 
 def run(context: Context, folder: Path) -> dict[str, Any]:
@@ -117,7 +117,6 @@ def run(context: Context, folder: Path) -> dict[str, Any]:
 
     def publish() -> None:
         save_model(folder / "model", plain, kept)
-        np.savez(folder / VALIDATION, logits=logits, grade=valid["grade"])
         calibration = Calibration.fit(logits, valid["grade"], relevant)
         threshold = threshold_for_precision(logits, valid["grade"], relevant, experiment.recommend.precision)
         if not threshold.reached:
@@ -160,13 +159,14 @@ STAGE = Stage(
     config=lambda e: {
         "assistant": e.assistant,
         "encoder": {"row_tokens": e.encoder.row_tokens},
+        "tokens": [e.encoder.item_tokens, e.encoder.keyphrase_tokens],
         "precision": e.recommend.precision,
         "relevant_grade": e.recommend.relevant_grade,
         "seed": e.seed,
     },
     inputs=("prepare", "judge"),
     run=run,
-    published=files_below("model", CALIBRATION, VALIDATION),
+    published=files_below("model", CALIBRATION),
     external=lambda context: warm_start_hash(context, "assistant"),
     everywhere=lambda e: True,
 )

@@ -26,6 +26,7 @@ METRICS = (  # of the model that is served, where both runs have them and agree 
     "protocol/relevant_per_item_by_simulated",
     "protocol/relevant_per_item_by_replay",
 )
+RECOMMENDATIONS = "recommendations"  # beside the metrics, in what was left out
 EXAMPLES = 5
 
 
@@ -246,12 +247,12 @@ def _recommendations(runs: tuple[_Run, _Run], top: int, left_out: dict[str, str]
 
     listings = [run.listings() for run in runs]
     if listings[0] is None or listings[1] is None:
-        left_out["recommendations"] = f"the {'baseline' if listings[0] is None else 'candidate'} has none"
+        left_out[RECOMMENDATIONS] = f"the {'baseline' if listings[0] is None else 'candidate'} has none"
         return None
     other = set(listings[0])
     common = [one for one in listings[1] if one in other]
     if not common:
-        left_out["recommendations"] = "the runs recommend for no listing in common"
+        left_out[RECOMMENDATIONS] = "the runs recommend for no listing in common"
         return None
     columns = ["item_id", "keyphrase", "rank"]
     before, after = (read_tables(run.workdir / FOLDERS["recommend"], "part-*.parquet", columns) for run in runs)

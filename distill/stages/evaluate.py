@@ -7,12 +7,17 @@ from pathlib import Path
 from typing import Any
 
 from distill.artifacts import read_json, read_manifest, write_atomic, write_json
+from distill.config import Experiment
 from distill.stages.assistant import CALIBRATION
 from distill.stages.base import Context, Stage, files_below, write_table
+from distill.stages.judge import STAGE as JUDGE
 from distill.stages.judge import judged_holdout
+from distill.stages.judge_backends import rubric_of
 from distill.stages.judge_trust import AGREEMENT
 from distill.stages.protocol import PROTOCOL, run_protocol
+from distill.stages.protocol_sources import RECOMMENDED
 from distill.stages.recommend import FATES
+from distill.stages.recommend_sources import SOURCES
 
 METRICS, REPORT, TOP = "metrics.json", "index.html", 20
 
@@ -151,8 +156,6 @@ def _alignment(context: Context, table: Any, models: dict[str, Any]) -> None:
 
 def _scalars(context: Context, table: Any) -> None:
     """Agreement of the judge, the index's and the training's figures, and what became of the candidates."""
-    from distill.evaluate.protocol import RECOMMEND
-
     agreement = context.folder("judge") / AGREEMENT
     figures = read_json(agreement).get("agreement", {}) if agreement.exists() else {}
     for name in ("auc_exact", "auc_relevant", "kappa") if figures else ():
@@ -162,16 +165,25 @@ def _scalars(context: Context, table: Any) -> None:
     table.add_scalar("index/queries_per_second", index["queries_per_second"])
     for stage in ("assistant", "score", "student"):
         table.add_scalar(f"train/{stage}/examples_per_second", _counts(context.folder(stage))["examples_per_second"])
-    recommended = _counts(context.folder("recommend"))
+    add_candidates(table, _counts(context.folder("recommend")))
+
+
+def add_candidates(table: Any, recommended: dict[str, int]) -> None:
+    """Writes `protocol/…` of the counts of `recommend`: of all sources together under the stage's name, else by source.
+
+    The user's own sources have the names that they have in the protocol, so that none takes another's place.
+    """
+    from distill.evaluate.protocol import RECOMMEND
+
     items = max(1, recommended["items"])
-    # Of all sources together under the stage's name, and what is counted by source under the source's.
     for name in ("candidates", *(fate for fate in FATES if fate in recommended)):
         table.add_scalar(f"protocol/{RECOMMEND}/{name}_per_item", recommended[name] / items)
     table.add_scalar(f"protocol/{RECOMMEND}/covered_items", recommended["covered_items"] / items)
     for name, count in recommended.items():
         what, by_source, source = name.partition("_from_")
         if by_source:
-            table.add_scalar(f"protocol/{source}/{what}_per_item", count / items)
+            named = source if source in SOURCES else f"{RECOMMENDED}{source}"
+            table.add_scalar(f"protocol/{named}/{what}_per_item", count / items)
 
 
 def _counts(folder: Path) -> dict[str, Any]:
@@ -180,11 +192,23 @@ def _counts(folder: Path) -> dict[str, Any]:
     return manifest["counts"]
 
 
-def _arms(context: Context) -> dict[str, str]:
+def _reads(experiment: Experiment) -> dict[str, Any]:
+    """The settings that the figures depend on: with the protocol's verdicts, also who gives them."""
+    read = {"evaluate": experiment.evaluate, "row_tokens": experiment.encoder.row_tokens, "seed": experiment.seed}
+    return read | (JUDGE.config(experiment) if _asks_judge(experiment) else {})
+
+
+def _from_outside(context: Context) -> dict[str, str]:
+    """Hashes of the arms' students and of the protocol's rubric."""
     from distill.artifacts import output_hash
 
     arms = context.experiment.evaluate.arms
-    return {arm: output_hash(context.for_arm(arm).folder("student"), "python -m launch.student") for arm in arms}
+    read = {arm: output_hash(context.for_arm(arm).folder("student"), "python -m launch.student") for arm in arms}
+    return read | ({"rubric": rubric_of(context).hash} if _asks_judge(context.experiment) else {})
+
+
+def _asks_judge(experiment: Experiment) -> bool:
+    return experiment.evaluate.protocol.run and "judge" in experiment.evaluate.protocol.judges
 
 
 def _published(folder: Path) -> list[Path]:
@@ -195,9 +219,9 @@ def _published(folder: Path) -> list[Path]:
 
 STAGE = Stage(
     name="evaluate",
-    config=lambda e: {"evaluate": e.evaluate, "row_tokens": e.encoder.row_tokens, "seed": e.seed},
+    config=_reads,
     inputs=("prepare", "judge", "assistant", "score", "student", "index", "recommend"),
     run=run,
     published=_published,
-    external=_arms,
+    external=_from_outside,
 )

@@ -11,7 +11,7 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from distill.artifacts import hash_file, read_json, read_manifest, write_atomic
+from distill.artifacts import ArtifactError, hash_file, output_hash, read_json, read_manifest, write_atomic
 from distill.config.checks import SAVED_MODELS
 from distill.export import serving_facts
 from distill.stages.assistant import CALIBRATION
@@ -39,17 +39,17 @@ def run(context: Context, folder: Path) -> dict[str, Any]:
 
 def _hugging_face(context: Context, target: Path) -> None:
     from distill.export.huggingface import export_assistant, export_student
+    from distill.export.model_card import licence
 
     encoder = context.experiment.encoder
+    terms = licence(context.experiment.data.embedded, encoder.init, _warm(context))
     shutil.rmtree(target, ignore_errors=True)
     spec, params = load_model(context.folder("student") / "model")
-    export_student(
-        target / "student", spec, params, context.tokenizer, encoder.item_tokens, context.experiment.student.widths
-    )
+    widths = context.experiment.student.widths
+    export_student(target / "student", spec, params, context.tokenizer, encoder.item_tokens, widths, terms)
     spec, params = load_model(context.folder("assistant") / "model")
-    export_assistant(
-        target / "assistant", spec, params, context.tokenizer, encoder.item_tokens + encoder.keyphrase_tokens - 1
-    )
+    longest = encoder.item_tokens + encoder.keyphrase_tokens - 1
+    export_assistant(target / "assistant", spec, params, context.tokenizer, longest, terms)
 
 
 def _saved_models(context: Context, folder: Path) -> list[str]:
@@ -146,13 +146,18 @@ def _facts(context: Context) -> serving_facts.ServingFacts:
 
 
 def _card(context: Context, written: list[str], facts: serving_facts.ServingFacts) -> str:
+    from distill.data.validation.validate import read_validation
     from distill.export.model_card import CardFacts, model_card
 
     experiment, prepared = context.experiment, context.prepared
     tables = read_json(context.folder("prepare") / "summary.json")["tables"]
     counts = {"listings": len(prepared.item_ids), "keyphrases": len(prepared.keyphrases)}
     counts |= {f"{name}, training rows": table["training"] for name, table in tables.items() if table["training"]}
-    report = context.folder("evaluate") / METRICS
+    if judged := read_manifest(context.folder("judge")):
+        counts["graded pairs, training rows"] = judged["counts"]["judged_training_pairs"]
+    report = _report(context)
+    if report is None and (context.folder("evaluate") / METRICS).exists():
+        context.reporter.line("export: the report is not of these models, so the model card holds none of its figures")
     return model_card(
         CardFacts(
             name=experiment.name,
@@ -164,21 +169,52 @@ def _card(context: Context, written: list[str], facts: serving_facts.ServingFact
             saved_models=written,
             threshold=facts.threshold,
             precision=facts.precision,
+            wanted=experiment.recommend.precision,
+            reached=read_json(context.folder("assistant") / CALIBRATION)["threshold"]["reached"],
             counts=counts,
-            simulated=experiment.data.embedded,
-            base=Path(experiment.encoder.init).name,
+            about=read_validation(context.folder("prepare")).about,
+            embedded=experiment.data.embedded,
+            base=_base(experiment.encoder.init),
+            warm=_warm(context),
             judge=experiment.judge.backend,
-            metrics=read_json(report) if report.exists() else {},
+            metrics=read_json(report) if report else {},
         )
     )
+
+
+def _base(init: str) -> str:
+    """What the encoder began from: a hub name as it is, of a directory its name."""
+    return Path(init).resolve().name if init and Path(init).is_dir() else init
+
+
+def _warm(context: Context) -> list[str]:
+    """Models that began as those of an earlier run."""
+    experiment = context.experiment
+    starts = {"student": experiment.student.warm_start, "assistant": experiment.assistant.warm_start}
+    return [name for name, start in starts.items() if start]
+
+
+def _report(context: Context) -> Path | None:
+    """The report's metrics; None where there is no finished report of the models that stand here now."""
+    manifest = read_manifest(context.folder("evaluate"))
+    try:
+        measured = manifest is not None and all(
+            output_hash(context.folder(name), "") == digest
+            for name, digest in manifest["inputs"].items()
+            if name in STAGE.inputs
+        )
+    except ArtifactError:
+        measured = False
+    path = context.folder("evaluate") / METRICS
+    return path if measured and path.exists() else None
 
 
 def _external(context: Context) -> dict[str, str]:
     """The report, where there is one yet, and whether SavedModels can be written; those of another host stay."""
     from distill.export.tensorflow_door import is_installed
 
-    report = context.folder("evaluate") / METRICS
-    hashes = {"metrics": hash_file(report)} if report.exists() else {}
+    report = _report(context)
+    hashes = {"metrics": hash_file(report)} if report else {}
     manifest = read_manifest(context.folder("export"))
     there = manifest is not None and manifest["counts"].get("saved_models", 0) > 0
     return hashes | {"tensorflow": "installed" if there or is_installed() else "missing"}

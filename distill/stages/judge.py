@@ -154,7 +154,7 @@ def _reads(experiment: Experiment) -> dict[str, Any]:
     ):
         for name in names:
             del judge[group][name]
-    return {"judge": judge, "seed": experiment.seed}
+    return {"judge": judge, "seed": experiment.seed, "bootstrap": experiment.evaluate.bootstrap}
 
 
 STAGE = Stage(

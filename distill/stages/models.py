@@ -125,7 +125,9 @@ def load_models(context: Context) -> dict[str, Bi | Bm25 | Graph | Assistant]:
     folder = context.folder("index")
     student = Bi(np.load(folder / ITEMS), np.load(folder / KEYPHRASES))
     scorer = Remembered(context.pair_scorer(), len(context.prepared.keyphrases))
-    read = candidates(context)
+    # Of held-out items alone: that is who the figures are of, and all candidates together may not fit into memory.
+    held_out = [context.prepared.item_ids[row] for row in np.flatnonzero(context.prepared.item_is_holdout)]
+    read = candidates(context, held_out, ["logit"])
     scorer.remember(read["keyphrase"], read["item"], read["logit"])
     models: dict[str, Bi | Bm25 | Graph | Assistant] = {
         **{name: BASELINES[name](context) for name in experiment.evaluate.baselines},

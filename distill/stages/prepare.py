@@ -89,6 +89,7 @@ def _encoder(context: Context, folder: Path) -> dict[str, Any]:
 
 def _external(context: Context) -> dict[str, str]:
     from distill.data.preparation.sources import find_sources
+    from distill.data.preparation.splits import find_earlier
 
     experiment = context.experiment
     data, hashes = experiment.data, {}
@@ -96,15 +97,12 @@ def _external(context: Context) -> dict[str, str]:
         source = Path(data.dir)
         if not source.is_dir():
             raise ConfigError(f"config.data.dir={data.dir!r}: there is no such directory")
-        hashes["data"] = hash_tree(source)
+        # Of the folder itself alone: a working directory below it must not make itself stale.
+        files = sorted(path for path in source.iterdir() if path.is_file())
+        hashes["data"] = hash_json([[path.name, hash_file(path)] for path in files])
     if any(source.files for source in vars(data.sources).values()):
         hashes["sources"] = find_sources(Path(data.dir) if data.dir else None, data.sources).content_hash()
-    if data.previous:
-        previous = Path(data.previous)
-        if not (previous / "items.parquet").exists():
-            raise ConfigError(
-                f"config.data.previous={data.previous!r}: holds no items.parquet; name the `data` folder of a run"
-            )
+    if (previous := find_earlier(data.previous)) is not None:
         hashes["previous"] = hash_json([hash_file(path) for path in sorted(previous.rglob("*.parquet"))])
     if experiment.encoder.init and Path(experiment.encoder.init).is_dir():
         hashes["encoder"] = hash_tree(Path(experiment.encoder.init))

@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
 PART = "part-"
 CANDIDATES = "candidates-"  # before a shard's name: all its candidates and what became of each
-COLUMNS = ("score", "logit", "fate")  # of `candidates`, beside item and keyphrase
 
 
 def run(context: Context, folder: Path) -> dict[str, Any]:
@@ -170,22 +169,26 @@ def _counts(items: int, found: Found, decided: Decided, names: Sequence[str]) ->
 def recommendations(context: Context, item_ids: Sequence[str] | None = None) -> pa.Table:
     """The recommendations of all items, or of those named: item_id, keyphrase, rank, score (cosine), relevance (0–1),
     sources."""
+    if item_ids is None:
+        return read_tables(context.folder("recommend"), f"{PART}*.parquet")
+    return _rows(context, PART, item_ids)
+
+
+def candidates(context: Context, item_ids: Sequence[str], columns: Sequence[str]) -> dict[str, Any]:
+    """What was retrieved for the items named, as index pairs: item, keyphrase, and further `columns` of the files.
+
+    These are rank, score, the assistant's logit, fate (one of FATES), same_as and sources.
+    """
+    return context.prepared.pairs(_rows(context, CANDIDATES, item_ids, ["item_id", "keyphrase", *columns]))
+
+
+def _rows(context: Context, prefix: str, item_ids: Sequence[str], columns: list[str] | None = None) -> pa.Table:
     import pyarrow as pa
     import pyarrow.dataset as ds
 
-    if item_ids is None:
-        return read_tables(context.folder("recommend"), f"{PART}*.parquet")
-    files = sorted(str(path) for path in context.folder("recommend").glob(f"{PART}*.parquet"))
-    return ds.dataset(files).to_table(filter=ds.field("item_id").isin(pa.array(item_ids, pa.string())))
-
-
-def candidates(context: Context) -> dict[str, Any]:
-    """What was retrieved, as index pairs: item, keyphrase, score, the assistant's logit, fate (one of FATES).
-
-    The files hold its rank too, what it repeats (`same_as`) and the sources that found it.
-    """
-    columns = ["item_id", "keyphrase", *COLUMNS]
-    return context.prepared.pairs(read_tables(context.folder("recommend"), f"{CANDIDATES}*.parquet", columns))
+    files = sorted(str(path) for path in context.folder("recommend").glob(f"{prefix}*.parquet"))
+    named = ds.field("item_id").isin(pa.array(item_ids, pa.string()))
+    return ds.dataset(files).to_table(columns=columns, filter=named)
 
 
 STAGE = Stage(

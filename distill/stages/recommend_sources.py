@@ -11,7 +11,7 @@ from distill.retrieval.union import Entries, Found, unite
 from distill.stages.base import Context
 from distill.stages.index import INDEX, ITEMS, KEYPHRASES, indexed_width
 
-STUDENT, LEXICAL, GRAPHEX = "student", "lexical", "graphex"
+SOURCES = STUDENT, LEXICAL, GRAPHEX = "student", "lexical", "graphex"
 _PAIRS_AT_ONCE = 65_536  # whose embeddings are gathered
 _ITEMS_AT_ONCE = 128  # in word matching, where a common word of a title finds a good part of all keyphrases
 
@@ -48,24 +48,18 @@ class Sources:
         """The candidates of `items` (distinct, rising) and the student's cosine of each, float32 [N]."""
         count, parts = len(self._keyphrases), []
         vectors = indexed_width(self._context, np.asarray(self._items[items]))
-        nothing = np.zeros((len(items), 0), np.int32)
-        indices, cosines = nothing, nothing.astype(np.float32)
         if self._index is not None:
-            indices, cosines = self._index.search(vectors, self._settings.candidates)
-            parts.append(Entries.of_matrix(indices, 0))
+            parts.append(Entries.of_matrix(self._index.search(vectors, self._settings.candidates)[0], 0))
         blocks = np.array_split(items, max(1, -(-len(items) // _ITEMS_AT_ONCE)))
         for search in self._by_words:
             parts.append(Entries.of_matrix(np.concatenate([search(block) for block in blocks]), len(parts)))
         if self._others is not None:
             parts.append(self._others.of(items))
         found = unite(parts, count)
-        score = np.full(len(found.row), np.nan, np.float32)
-        row, place = np.nonzero(indices >= 0)
-        keys = found.row * count + found.keyphrase
-        score[np.searchsorted(keys, row * count + indices[row, place])] = cosines[row, place]
-        rest = np.flatnonzero(np.isnan(score))
-        for start in range(0, len(rest), _PAIRS_AT_ONCE):
-            at = rest[start : start + _PAIRS_AT_ONCE]
+        # Not the index's scores, which an index of bfloat16 or int8 rounds: a pair's score is one whoever found it.
+        score = np.zeros(len(found.row), np.float32)
+        for start in range(0, len(score), _PAIRS_AT_ONCE):
+            at = slice(start, start + _PAIRS_AT_ONCE)
             right = indexed_width(self._context, np.asarray(self._keyphrases[found.keyphrase[at]]))
             score[at] = np.einsum("nd,nd->n", vectors[found.row[at]], right)
         return found, score

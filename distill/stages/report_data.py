@@ -15,8 +15,8 @@ from distill.evaluate.metric_table import MetricTable
 from distill.evaluate.metrics import ndcg_per_group
 from distill.evaluate.report_contents import CategoryTable, ReportData
 from distill.evaluate.significance import bootstrap_mean
-from distill.judge.calibration import Calibration, reliability
-from distill.stages.assistant import CALIBRATION, VALIDATION
+from distill.judge.calibration import Calibration, Reliability, reliability
+from distill.stages.assistant import CALIBRATION
 from distill.stages.base import Context
 from distill.stages.judge import judged_holdout
 from distill.stages.judge_backends import LANGUAGE_MODELS
@@ -39,7 +39,6 @@ def collect(context: Context, table: MetricTable, models: dict[str, Any], protoc
     simulated = page.about.is_simulated
     saved = read_json(context.folder("assistant") / CALIBRATION)
     calibration = Calibration.from_dict(saved["calibration"])
-    validation = np.load(context.folder("assistant") / VALIDATION)
     good, bad = examples(context, calibration, saved["relevant_grade"])
     agreement = context.folder("judge") / AGREEMENT
     encoder = experiment.encoder
@@ -65,9 +64,7 @@ def collect(context: Context, table: MetricTable, models: dict[str, Any], protoc
         exposure=_exposure(prepared.truth()),
         curves=_curves(context),
         scores_by_grade=_scores_by_grade(context, models),
-        reliability=reliability(
-            calibration.probability(validation["logits"]), validation["grade"] >= saved["relevant_grade"]
-        ),
+        reliability=reliability_of(context, models["assistant"], calibration),
         quality_by_width=_quality_by_width(context, models["student"]),
         categories=_categories(context, models["student"]),
         relevance_threshold=float(calibration.probability(np.array([saved["threshold"]["logit"]]))[0]),
@@ -192,6 +189,15 @@ def _scores_by_grade(context: Context, models: dict[str, Any]) -> dict[str, dict
         scores = models[name].score(pairs["keyphrase"], pairs["item"])
         result[name] = {grade: scores[pairs["grade"] == grade] for grade in range(4)}
     return result
+
+
+def reliability_of(context: Context, assistant: Any, calibration: Calibration) -> Reliability | None:
+    """Of the calibrated probability on held-out listings: on the pairs that it was fitted to it would look too good."""
+    pairs = judged_holdout(context)
+    if not len(pairs["item"]):
+        return None
+    probability = calibration.probability(assistant.score(pairs["keyphrase"], pairs["item"]))
+    return reliability(probability, pairs["grade"] >= calibration.relevant_grade)
 
 
 def _quality_by_width(context: Context, student: Any) -> dict[str, dict[int, Any]]:

@@ -40,10 +40,11 @@ def data_page(context: Context, summary: dict[str, Any]) -> DataPage:
 
 def _tokens(texts: Ragged, limit: int) -> dict[str, int]:
     """Lengths by classes of an eighth of the limit."""
-    return binned(texts.lengths.astype(float), [*sorted({1, *range(1, limit, max(1, limit // 8))}), limit])
+    return binned(texts.lengths.astype(float), sorted({1, *range(1, limit, max(1, limit // 8)), limit}))
 
 
 def _cut(what: str, tokens: Ragged, limit: int, texts: Sequence[str]) -> Cut:
     full = np.flatnonzero(tokens.lengths >= limit) if tokens.truncated else np.zeros(0, int)
-    longest = sorted(full.tolist(), key=lambda row: (-len(texts[row]), row))[:_EXAMPLES]
+    # Full are those that just fit, too; the longest texts are the likeliest to have been cut.
+    longest = sorted(full.tolist(), key=lambda row: (-len(texts[row]), row))[: min(_EXAMPLES, tokens.truncated)]
     return Cut(what, tokens.truncated, len(texts), limit, [shorten(texts[row]) for row in longest])

@@ -5,15 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.dataset as ds
 
 from distill.data.pair_pool import pair_keys
 from distill.evaluate.report_contents import Example, Keyphrase, Missed
 from distill.judge.calibration import Calibration
 from distill.stages.base import Context
 from distill.stages.judge import judged_holdout
-from distill.stages.recommend import CANDIDATES, recommendations
+from distill.stages.recommend import candidates, recommendations
 
 EXAMPLES, SHOWN, MISSED = 4, 10, 5  # listings of a kind, keyphrases of a listing, missed ones of it
 _EXACT = 3
@@ -88,10 +86,7 @@ class _Grades:
 
 def _fates(context: Context, item_ids: list[str]) -> dict[tuple[int, int], str]:
     """(item, keyphrase) → what became of the candidate, of these items alone."""
-    files = sorted(str(path) for path in context.folder("recommend").glob(f"{CANDIDATES}*.parquet"))
-    wanted = ds.field("item_id").isin(pa.array(item_ids, pa.string()))
-    table = ds.dataset(files).to_table(columns=["item_id", "keyphrase", "fate"], filter=wanted)
-    pairs = context.prepared.pairs(table)
+    pairs = candidates(context, item_ids, ["fate"])
     return dict(zip(zip(pairs["item"].tolist(), pairs["keyphrase"].tolist()), pairs["fate"].tolist()))
 
 

@@ -75,7 +75,12 @@ def scored(context: Context) -> dict[str, Any]:
 
 STAGE = Stage(
     name="score",
-    config=lambda e: {"score": e.score, "row_tokens": e.encoder.row_tokens, "seed": e.seed},
+    config=lambda e: {
+        "score": e.score,
+        "row_tokens": e.encoder.row_tokens,
+        "tokens": [e.encoder.item_tokens, e.encoder.keyphrase_tokens],
+        "seed": e.seed,
+    },
     inputs=("prepare", "judge", "assistant"),
     run=run,
     published=lambda folder: sorted(folder.glob("part-*.parquet")),

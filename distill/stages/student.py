@@ -277,7 +277,11 @@ STAGE = Stage(
             "grade_targets": e.assistant.grade_targets,
             "seed": e.seed,
         }
-        | ({"index": e.index} if e.student.hard_negatives.per_item else {})
+        | (
+            {"index": e.index, "relevant_grade": e.recommend.relevant_grade}
+            if e.student.hard_negatives.per_item
+            else {}
+        )
     ),
     inputs=("prepare", "judge", "score"),
     run=run,

@@ -93,7 +93,9 @@ def pair_cosines(items: jax.Array, keyphrases: jax.Array, candidates: jax.Array)
 
     def cosines(rows: tuple[jax.Array, jax.Array], _: None) -> jax.Array:
         items, candidates = rows
-        return jnp.einsum("bd,bkd->bk", items, keyphrases[jnp.maximum(candidates, 0)])
+        # As in the clicks task: a TF32 or bfloat16 product times `scale` would show in the loss.
+        chosen = keyphrases[jnp.maximum(candidates, 0)]
+        return jnp.einsum("bd,bkd->bk", items, chosen, precision=jax.lax.Precision.HIGHEST)
 
     return map_rows(cosines, (items, candidates), rows_at_once(candidates.shape[1] * items.shape[1]))
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from distill.config import MarketplaceConfig
 from distill.data.marketplace import World, engine
-from distill.data.propensity import estimate_position_bias, inverse_propensity_weights, log_sampling_probability
+from distill.data.propensity import estimate_position_bias, inverse_propensity_weights
 from distill.data.schema import DataError
 
 RANKS = 10
@@ -285,11 +285,3 @@ def test_weighted_clicks_count_what_examination_hid():
 def test_impossible_weights_are_refused(position, propensity, clip, words):
     with pytest.raises(ValueError, match=words):
         inverse_propensity_weights(position, propensity, clip=clip)
-
-
-def test_log_sampling_probability():
-    np.testing.assert_allclose(np.exp(log_sampling_probability([6, 3, 1, 0])), [0.6, 0.3, 0.1, 0.1], rtol=1e-6)
-    assert log_sampling_probability(np.array([5, 0])).dtype == np.float32
-    for bad, words in (([0, 0], "none of 2"), ([1, -1], "-1"), ([1, np.nan], "nan"), ([], "none of 0")):
-        with pytest.raises(ValueError, match=words):
-            log_sampling_probability(bad)

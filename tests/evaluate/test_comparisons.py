@@ -78,10 +78,39 @@ def test_other_queries_or_pairs_cannot_be_compared():
     pairs = Pairs(np.arange(4) // 2, np.array([True, False, True, False]), np.arange(4.0))
     with pytest.raises(ValueError, match="different queries"):
         contrast(one, resample([pairs], shared_groups=True, resamples=200))
-    with pytest.raises(ValueError, match="cannot be drawn together"):
-        resample([*one.samples, *other.samples], shared_groups=True, resamples=200)
     with pytest.raises(ValueError, match="at least one group"):
         resample([Values(np.arange(0), np.ones(0))], shared_groups=True, resamples=200)
+
+
+def test_a_query_that_one_seed_lacks_is_the_same_on_the_others():
+    values = [Values(np.array([0, 1]), np.array([0.2, 0.4])), Values(np.array([1, 2]), np.array([0.6, 0.0]))]
+    zeros = [Values(one.groups, np.zeros(2)) for one in values]
+    first, second = (resample(samples, shared_groups=True, resamples=200) for samples in (values, zeros))
+    found = contrast(first, second)
+    assert found.by_seed == pytest.approx((0.3, 0.3)) and found.estimate == pytest.approx(0.3)
+    # By query 0.1, 0.2 + 0.3 and 0: four of eight sign patterns reach as far.
+    assert found.p == pytest.approx(4 / 8)
+    # Query 1 stands in both: a draw that holds it alone gives each seed its own value of it.
+    both = first.draws[np.isclose(first.draws[:, 0], 0.4) & np.isclose(first.draws[:, 1], 0.6)]
+    assert len(both) > 0
+
+    rng = np.random.default_rng(6)
+    queries = rng.normal(0, 0.1, 30) + rng.normal(0, 0.02, (3, 30))
+    ids = np.arange(30)
+    lacking = [Values(np.delete(ids, seed), np.delete(queries[seed], seed)) for seed in range(3)]
+    (low, high), (low_of_all, high_of_all) = (
+        interval(one) for one in (resample(lacking, shared_groups=True, resamples=500), model(*queries))
+    )
+    # Drawn apart on each seed, 29 queries would pass for 87 and the interval be about 1 / √3 as wide.
+    assert high - low > 0.9 * (high_of_all - low_of_all)
+
+
+def test_pairs_of_one_class_have_no_p_value():
+    groups, labels = np.repeat(np.arange(4), 2), np.ones(8, bool)
+    one = resample([Pairs(groups, labels, np.arange(8.0))], shared_groups=True, resamples=200)
+    found = contrast(one, one)
+    assert np.isnan([found.estimate, found.ci_low, found.ci_high, found.p]).all()
+    assert holm([found.p, 0.03])[1] == 0.03  # what was not tested is not corrected for
 
 
 def test_one_query_alone_has_no_interval():

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import scipy.stats
 from hypothesis import given
 from hypothesis import strategies as st
 
-from distill.evaluate.groups import shrunken_means, worst_groups
+from distill.evaluate.groups import chance_of_difference, shrunken_means, worst_groups
 from distill.evaluate.significance import bootstrap_mean
 
 
@@ -42,6 +43,27 @@ def test_shrunken_means_lie_nearer_the_truth_than_plain_ones():
     shrunk, spread = shrunken_means(means, sizes, within)
     assert ((shrunk - truth) ** 2).mean() < 0.75 * ((means - truth) ** 2).mean()
     assert spread == pytest.approx(0.1, rel=0.2)
+
+
+def test_the_f_test_is_that_of_scipy():
+    rng = np.random.default_rng(2)
+    values = [rng.normal(mean, 1.0, size) for mean, size in ((0.0, 12), (0.3, 40), (0.1, 25))]
+    sizes, means = (np.array([kind(one) for one in values]) for kind in (len, np.mean))
+    within = float(sum(((one - one.mean()) ** 2).sum() for one in values))
+    assert chance_of_difference(means, sizes, within) == pytest.approx(scipy.stats.f_oneway(*values).pvalue)
+    assert np.isnan(chance_of_difference(means[:1], sizes[:1], within))
+    assert chance_of_difference(means, sizes, 0.0) == 0 and chance_of_difference(means[[0, 0]], sizes[:2], 0.0) == 1
+
+
+def test_equal_groups_are_rarely_said_to_differ():
+    """Where all are alike the estimated spread is above zero half of the time, which alone says nothing."""
+    rng = np.random.default_rng(0)
+    found = []
+    for _ in range(200):
+        names = [str(one) for one in rng.integers(0, 12, 300)]
+        found.append(worst_groups(rng.beta(8, 2, 300), names, resamples=2))
+    assert np.mean([one.spread > 0 for one in found]) > 0.3
+    assert np.mean([one.differ for one in found]) < 0.1
 
 
 def test_a_large_weak_group_comes_before_a_small_one_that_looks_weaker():

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from distill.evaluate import groups
+import pytest
+
+from distill.evaluate import groups, metric_table
 from distill.evaluate import report_contents as contents
 from distill.evaluate.report import render_report
+from distill.evaluate.report_quality import differences
 from tests.evaluate.report_page import ATTACK, Page, front
 
 
@@ -60,6 +63,23 @@ def test_categories_that_differ_by_chance_alone_are_not_called_weak():
     data = contents.ReportData("run", {}, categories=[contents.CategoryTable("top category", "holdout/ndcg@10", table)])
     text = Page(render_report(data)).text
     assert "differ no more than chance explains" in text and "weakest" not in text
+
+
+def test_one_category_alone_is_compared_with_none():
+    table = groups.worst_groups([0.4, 0.6] * 10, ["a"] * 20, resamples=100)
+    data = contents.ReportData("run", {}, categories=[contents.CategoryTable("top category", "holdout/ndcg@10", table)])
+    text = Page(render_report(data)).text
+    assert "By top category only one has 10 listings or more" in text
+    assert "weakest" not in text and "chance explains" not in text
+
+
+def test_a_difference_without_an_interval_is_not_called_unclear():
+    table = metric_table.MetricTable(100)
+    for model, value in (("student", 0.9), ("bm25", 0.2)):
+        table.add("holdout/ndcg@10", model, [value], [7])
+    table.difference("holdout/ndcg@10", "student", "bm25")
+    (row,) = differences(contents.ReportData("run", table.as_dict()))
+    assert row["figure"].value == pytest.approx(0.7) and row["finding"] == "untested"
 
 
 def test_stages_of_different_revisions_are_told_of(page):

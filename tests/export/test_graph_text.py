@@ -67,3 +67,13 @@ def test_what_the_rules_look_at(in_graph, text):
 def test_none_blanks_and_bytes_that_are_no_text(in_graph):
     assert in_graph([]) == []
     assert in_graph(["", " \u200b\u2060", b"a\xff B"]) == ["", "", "a\ufffd b"]
+
+
+def test_a_text_is_read_up_to_a_length(in_graph):
+    """Composing takes time that is quadratic in a run of marks: such a megabyte would hold a server for minutes."""
+    from distill.export.graph_text import LONGEST
+
+    cut = "Ü" * (LONGEST + 1), "a" + "\u0327\u0301" * 250_000, "é" * LONGEST
+    found = in_graph(cut)
+    assert found[0] == "ü" * LONGEST and found[2] == "é" * LONGEST
+    assert found[1] == normalise_keyphrase(cut[1][:LONGEST])

@@ -59,7 +59,7 @@ def spec(tokenizer) -> EncoderSpec:
 def exported(tokenizer, spec, tmp_path_factory):
     root = tmp_path_factory.mktemp("export")
     student, assistant = scaled(init_bi_encoder(spec, 0)), scaled(init_cross_encoder(spec, 1))
-    export_student(root / "student", spec, student, tokenizer, MAX_TOKENS, (16, 32))
+    export_student(root / "student", spec, student, tokenizer, MAX_TOKENS, (16, 32), "apache-2.0")
     export_assistant(root / "assistant", spec, assistant, tokenizer, MAX_TOKENS)
     return root, student, assistant
 
@@ -96,7 +96,8 @@ def test_files(exported):
     assert [module["type"].rsplit(".")[-1] for module in modules] == ["Transformer", "Pooling", "Normalize"]
     card = (root / "student" / "README.md").read_text()
     assert "license: apache-2.0" in card and "prefixes of 16, 32 coordinates" in card and "truncate_dim=16" in card
-    assert "between 0 and 1" in (root / "assistant" / "README.md").read_text()
+    card = (root / "assistant" / "README.md").read_text()
+    assert "between 0 and 1" in card and "license: other" in card
     assert all(value.dtype == np.float32 for value in load_file(root / "assistant" / "model.safetensors").values())
 
 

@@ -1,10 +1,12 @@
 import dataclasses
+import math
 
 import pytest
 
 from distill.config import ConfigError
 from distill.config.checks import check_export
 from distill.config.settings import ExportConfig
+from distill.data.validation.about import About
 from distill.export.model_card import CardFacts, model_card
 
 FACTS = CardFacts(
@@ -17,9 +19,13 @@ FACTS = CardFacts(
     saved_models=("student", "recommender"),
     threshold=0.25,
     precision=0.81,
+    wanted=0.8,
+    reached=True,
     counts={"listings": 1234},
-    simulated=False,
-    base="some-encoder",
+    about=About("logs of a shop", "CC-BY-4.0", "Two weeks.", ("clicks", "keyphrases.search_volume")),
+    embedded=False,
+    base="some/encoder",
+    warm=(),
     judge="replay",
     metrics={
         "human/ndcg@10/student": 0.5,
@@ -49,11 +55,56 @@ def test_the_card_lists_the_saved_models_that_were_written_alone():
     assert "SavedModels were not written" in model_card(dataclasses.replace(FACTS, saved_models=()))
 
 
+def changed(**facts):
+    return model_card(dataclasses.replace(FACTS, **facts))
+
+
 def test_the_card_says_what_is_not_known():
-    assert "Not evaluated yet" in model_card(dataclasses.replace(FACTS, metrics={}))
-    assert "simulated" not in model_card(FACTS)
-    assert "simulated marketplace, not real" in model_card(dataclasses.replace(FACTS, simulated=True))
-    assert "from scratch" in model_card(dataclasses.replace(FACTS, base=""))
+    assert "Not evaluated yet" in changed(metrics={})
+    assert "from scratch" in changed(base="")
+    unknown = changed(about=About(), precision=math.nan)
+    assert "Data: not stated. Simulated in it: nothing is said to be." in unknown
+    assert "The data: not stated." in unknown and "nan" not in unknown
+
+
+def test_the_card_says_where_the_data_come_from_and_what_of_them_is_simulated():
+    text = model_card(FACTS)
+    assert "Data: logs of a shop. Simulated in it: `clicks`, `keyphrases.search_volume`. Two weeks." in text
+    assert "- `human`: people's labels, which nothing was trained on\n" in text
+    assert "A simulated marketplace, not real" in changed(embedded=True)
+    for labels in (changed(embedded=True), changed(about=About(simulated=("human",)))):
+        assert "- `human`: people's labels, which nothing was trained on (simulated)\n" in labels
+
+
+def test_who_judged_is_told_of_each_metric_that_is_there():
+    text = changed(metrics=FACTS.metrics | {"align/judge_pass@20/student": 0.5})
+    assert "the assistant (`judge_pass`), the student's own teacher" in text and "`truth`" not in text
+
+
+@pytest.mark.parametrize(
+    ("facts", "free"),
+    [
+        ({"embedded": True, "base": ""}, True),
+        ({"embedded": True}, False),
+        ({"base": ""}, False),
+        ({"embedded": True, "base": "", "warm": ("student",)}, False),
+    ],
+)
+def test_a_licence_is_given_where_it_is_ours_to_give(facts, free):
+    text = changed(**facts)
+    assert ('license: "apache-2.0"' in text) == free and ('license: "other"' in text) != free
+    assert ("The data: CC-BY-4.0." in text) != free
+
+
+def test_a_threshold_that_misses_its_precision_is_told():
+    assert "81% were right." in model_card(FACTS)
+    assert "40% were right; no threshold reached the 80% that were wanted." in changed(precision=0.4, reached=False)
+
+
+def test_the_example_is_of_a_model_that_was_written():
+    assert 'load("recommender")' in model_card(FACTS) and "tensorflow_text, scann" in model_card(FACTS)
+    text = changed(saved_models=("student",))
+    assert 'load("student")' in text and "text=tf.constant" in text and "scann" not in text
 
 
 @pytest.mark.parametrize(

@@ -181,3 +181,27 @@ def test_hashes_tell_texts_apart_that_share_their_joined_tokens():
     assert hashes.shape == (6, 16) and len(np.unique(hashes, axis=0)) == 6
     same = hash_texts(Ragged(values, np.array([0, 3, 6, 7])))
     np.testing.assert_array_equal(same[0], same[1])
+
+
+def test_hashes_of_other_texts_are_not_believed(copied, tmp_path):
+    """The hashes say whose embedding a row is: those of another order would give each text another one's."""
+    np.save(copied / "texts.texts.npy", np.load(copied / "texts.texts.npy")[::-1])
+    with pytest.raises(ValueError, match=r"texts\.texts\.npy: is damaged"):
+        embed(tmp_path / "texts.npy", texts(COUNT), earlier=[copied / "texts.npy"])
+
+
+def test_nothing_is_taken_from_a_run_that_was_killed_between_its_renames(copied, tmp_path, monkeypatch):
+    """Its description and hashes are of other texts than its vectors, which are still the old ones."""
+    replace = Path.replace
+
+    def renaming(path, target):
+        if Path(target).name == "texts.npy":
+            raise Killed
+        return replace(path, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", renaming)
+        with pytest.raises(Killed):
+            embed(copied / "texts.npy", texts(COUNT, first=1000))
+    done = embed(tmp_path / "texts.npy", texts(COUNT, first=1000), earlier=[copied / "texts.npy"])
+    assert done == {"embedded": COUNT, "reused": 0}

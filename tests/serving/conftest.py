@@ -99,6 +99,7 @@ def in_process(models, export):
 
     from distill.export.serving_facts import read_facts
     from distill.serving.app import Service
+    from distill.serving.connections import http_protocol
     from distill.serving.limits import Limits
 
     running = []
@@ -110,7 +111,8 @@ def in_process(models, export):
         allowed = Limits(**({"batch": LIMITS["batch"], "deadline": 120.0} | limits))
         service = Service(chosen, read_facts(export), allowed, log.append)
         service.state = state
-        config = uvicorn.Config(service.app(), port=0, http="h11", ws="none", lifespan="off", log_config=None)
+        http = http_protocol(allowed)
+        config = uvicorn.Config(service.app(), port=0, http=http, ws="none", lifespan="off", log_config=None)
         server = uvicorn.Server(config)
         thread = threading.Thread(target=server.run, daemon=True)
         thread.start()

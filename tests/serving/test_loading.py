@@ -1,10 +1,12 @@
 """SavedModels and their facts, loaded for serving."""
 
 import math
+import shutil
 
 import numpy as np
 import pytest
 
+from distill.artifacts import StageFolder
 from distill.export.serving_facts import FILE, ServingFacts, read_facts, write_facts
 from distill.serving.limits import Limits
 from tests.serving.conftest import K
@@ -31,6 +33,54 @@ def test_a_folder_without_models_is_named(export, tmp_path):
         load_models(tmp_path)
     (tmp_path / "student").mkdir()
     (tmp_path / "student" / "saved_model.pb").write_bytes(b"damaged")
+    with pytest.raises(ValueError, match=r"student: not a SavedModel .*run export again"):
+        load_models(tmp_path)
+
+
+@pytest.fixture
+def finished(export, tmp_path):
+    """A copy of the export with the manifest of its stage."""
+    for name in ("student", "assistant"):
+        shutil.copytree(export / name, tmp_path / name)
+    shutil.copy(export / FILE, tmp_path)
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    StageFolder("export", tmp_path, {}, {}).publish({}, files, 0.0)
+    return tmp_path
+
+
+def test_a_model_that_is_gone_or_damaged_is_noticed(finished):
+    """TensorFlow loads a graph with another bit in it, and a server would do without the assistant."""
+    from distill.export.loading import check_files
+
+    check_files(finished)
+    graph = finished / "assistant" / "saved_model.pb"
+    content = graph.read_bytes()
+    graph.write_bytes(content[:-40] + bytes([content[-40] ^ 1]) + content[-39:])
+    with pytest.raises(ValueError, match=r"assistant/saved_model\.pb: not what the export wrote; run export again"):
+        check_files(finished)
+    graph.unlink()
+    with pytest.raises(ValueError, match=r"saved_model\.pb: missing"):
+        check_files(finished)
+    graph.write_bytes(content)
+    (finished / FILE).unlink()
+    with pytest.raises(ValueError, match=r"serving\.json: missing"):
+        check_files(finished)
+    (finished / "manifest.json").write_text("{")
+    with pytest.raises(ValueError, match=r"manifest\.json: damaged"):
+        check_files(finished)
+    (finished / "manifest.json").unlink()
+    check_files(finished)  # nothing is known of it
+    (finished / "started.json").write_text("{}")
+    with pytest.raises(ValueError, match="this export is not finished"):
+        check_files(finished)
+
+
+def test_weights_that_end_too_early_are_named(export, tmp_path):
+    from distill.export.loading import load_models
+
+    shutil.copytree(export / "student", tmp_path / "student")
+    weights = next((tmp_path / "student" / "variables").glob("*.data*"))
+    weights.write_bytes(weights.read_bytes()[:100])
     with pytest.raises(ValueError, match=r"student: not a SavedModel .*run export again"):
         load_models(tmp_path)
 

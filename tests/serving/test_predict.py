@@ -2,6 +2,7 @@
 
 import base64
 import json
+import time
 
 import numpy as np
 import pytest
@@ -89,6 +90,15 @@ def test_refusals_name_the_field(value, names, status, reason):
     assert caught.value.status == status
     assert reason in caught.value.reason
     assert len(caught.value.reason) < 300  # a client's text is not sent back at length
+
+
+def test_a_name_that_occurs_twice_among_many_is_found_at_once():
+    """The event loop waits for it: comparing each name with all others would hold the server for minutes."""
+    body = ",".join([*(f'"{n}": 1' for n in range(60_000)), '"x": 1, "x": 1']).encode()
+    began = time.process_time()
+    with pytest.raises(RequestError, match="'x' occurs twice"):
+        parsed(b"{" + body + b"}", ONE)
+    assert time.process_time() - began < 5
 
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)

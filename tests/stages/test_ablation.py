@@ -231,6 +231,15 @@ def test_an_arm_that_cannot_be_compared_is_refused_before_any_work(override, wor
         ({"comparisons": (Comparison("student", "nobody", ("human/ndcg@10",)),)}, "nobody"),
         ({"comparisons": (Comparison("student", "bm25", ("human/luck",)),)}, "human/luck"),
         ({"comparisons": (Comparison("student", "bm25", ("human/ndcg@10",), factor=2.0),)}, "factor"),
+        (
+            {
+                "comparisons": tuple(
+                    Comparison("student", "bm25", ("human/auc_exact", metric), family=metric)
+                    for metric in ("human/ndcg@10", "holdout/auc")
+                )
+            },
+            r"comparisons\[1\].*'human/auc_exact' was stated before",
+        ),
     ],
 )
 def test_a_grid_that_cannot_work_names_the_field(change, words):

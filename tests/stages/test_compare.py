@@ -200,14 +200,21 @@ def test_the_exit_status_tells_whether_the_candidate_may_replace_the_baseline(tm
     lists = {"i1": ["red boot [sale]"]}
     before = finished_run(tmp_path / "a", NDCG, lists={"i1": ["blue mug"]})
     worse = finished_run(tmp_path / "b", LOST, lists=lists)
-    done = compare_command(f"--baseline={before}", f"--candidate={worse}", f"--json={tmp_path / 'out' / 'c.json'}")
+    done = compare_command(
+        f"--baseline={before}",
+        f"--candidate={worse}",
+        f"--json={tmp_path / 'out' / 'c.json'}",
+        "--metrics=human/ndcg@10/student",
+    )
     assert done.returncode == 1, done.stderr
     assert "regressed: human/ndcg@10/student" in done.stdout and "+ red boot [sale]" in done.stdout
     saved = json.loads((tmp_path / "out" / "c.json").read_text())
     assert saved["regressed"] == ["human/ndcg@10/student"] and saved["changes"][0]["paired"] is True
     assert saved["recommendations"]["changed_share"] == pytest.approx(1 / 3)
-    kept = compare_command(f"--baseline={worse}", f"--candidate={before}", "--metrics=human/ndcg@10/student")
-    assert kept.returncode == 0 and "nothing regressed" in kept.stdout, kept.stderr
+    more = finished_run(tmp_path / "c", LOST, extra={"truth/ndcg@10": [0.1, 0.2, 0.3]})
+    kept = compare_command(f"--baseline={more}", f"--candidate={before}")
+    assert kept.returncode == 0, kept.stderr
+    assert "nothing regressed; nothing is known of truth/ndcg@10/student\n" in kept.stdout
     for flags, words in (
         ((f"--baseline={before}",), "--candidate is missing"),
         ((f"--baseline={before}", f"--candidate={tmp_path}"), "is not finished"),

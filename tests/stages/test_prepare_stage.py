@@ -7,6 +7,7 @@ import pytest
 
 from distill.config import ConfigError, DataConfig, Experiment, SourceConfig, SourcesConfig
 from distill.data.preparation.prepare import prepare
+from distill.data.schema import DataError
 from distill.reporting import Silent
 from distill.stages.base import Context
 from distill.stages.prepare import STAGE
@@ -32,6 +33,9 @@ def test_contents_count_and_places_do_not(tmp_path):
     assert fingerprint(config(tmp_path / "moved-in", tmp_path / "moved")) == first
     assert fingerprint(config(directory, logs, beam=("--runner=DirectRunner",))) == first
     assert fingerprint(config(directory, logs, columns=("position=",))) != first
+    (directory / "run").mkdir()
+    (directory / "run" / "items.parquet").write_bytes(b"made from it")
+    assert fingerprint(config(directory, logs)) == first
     with (tmp_path / "moved" / "clicks.jsonl").open("a") as file:
         file.write("\n")
     assert fingerprint(config(directory, tmp_path / "moved")) != first
@@ -49,5 +53,5 @@ def test_a_missing_place_is_an_error_that_names_the_setting(tmp_path):
         (DataConfig(dir="/nowhere"), "dir"),
         (DataConfig(dir=str(directory), previous="/x"), "previous"),
     ):
-        with pytest.raises(ConfigError, match=rf"config\.data\.{field}='/"):
+        with pytest.raises((ConfigError, DataError), match=rf"config\.data\.{field}='/"):
             fingerprint(data)

@@ -2,6 +2,7 @@
 
 import collections
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from distill.artifacts import read_manifest
 from distill.config import ConfigError
 from distill.data.text import fold_tokens
 from distill.reporting import Silent
+from distill.retrieval.scann_index import build_index
 from distill.stages import run_stage
 from distill.stages.base import Context
 from distill.stages.recommend import FATES, candidates, recommendations
@@ -149,13 +151,36 @@ def test_what_others_recommend_is_left_out_or_taken_in(plain, mixed):
 
 
 def test_the_score_is_the_students_cosine_whoever_found_the_pair(mixed):
-    found, folder = candidates(mixed), mixed.folder("index")
+    found, folder = candidates(mixed, mixed.prepared.item_ids, ["score", "logit"]), mixed.folder("index")
     items, keyphrases = np.load(folder / "items.npy"), np.load(folder / "keyphrases.npy")
     cosine = np.sum(items[found["item"]] * keyphrases[found["keyphrase"]], axis=1)
     np.testing.assert_allclose(found["score"], cosine, atol=1e-5)
     logits = mixed.pair_scorer()(found["keyphrase"][:50], found["item"][:50])
     np.testing.assert_allclose(found["logit"][:50], logits, atol=1e-4)
-    assert set(found) == {"item", "keyphrase", "score", "logit", "fate"}
+    some = mixed.prepared.item_ids[3:5]
+    assert set(candidates(mixed, some, ["fate"])["item"].tolist()) == {3, 4}
+
+
+def test_an_index_of_rounded_vectors_does_not_round_the_score(inputs, tmp_path):
+    workdir = linked(inputs, tmp_path)
+    (workdir / "index").unlink()
+    folder = workdir / "index"
+    shutil.copytree(inputs / "index", folder, ignore=shutil.ignore_patterns("index"))
+    vectors = np.load(folder / "keyphrases.npy")
+    built = build_index(
+        vectors,
+        brute_force_below=20_000,
+        target_recall=0.5,
+        sample_queries=np.load(folder / "items.npy")[:50],
+        seed=0,
+        dtype="int8",
+    )
+    assert built.settings.dtype == "int8"
+    built.save(folder / "index")
+    context = recommend(workdir)
+    found = candidates(context, context.prepared.item_ids, ["score"])
+    cosine = np.sum(np.load(folder / "items.npy")[found["item"]] * vectors[found["keyphrase"]], axis=1)
+    np.testing.assert_allclose(found["score"], cosine, atol=1e-5)
 
 
 def test_relevance_is_of_the_logit_and_above_the_threshold(mixed):

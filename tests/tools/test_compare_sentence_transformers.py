@@ -98,6 +98,22 @@ def test_figures_of_other_queries_are_not_compared(tmp_path):
     assert list(missing) == ["diff/human/ndcg@10/student-sentence_transformers"]
 
 
+def test_a_figure_that_a_seed_lacks_is_named(tmp_path):
+    write_json(tmp_path / "prepare" / "manifest.json", {"outputs": {}})
+    folders = [measured(tmp_path / f"seed{seed}", [0.9, 0.7, 0.8], [4.0, 1.0, 3.0, 2.0]) for seed in range(2)]
+    samples = Samples()
+    samples.add("human/ndcg@10", "", [0.5, 0.6, 0.7], [5, 6, 7])
+    write_table(folders[1] / SAMPLES, samples.samples())
+    runs = [
+        ArmRun("student", seed, get_config().base(), {"prepare": tmp_path / "prepare", "measure_student": folder})
+        for seed, folder in enumerate(folders)
+    ]
+    rivals = {Variant(): [report.Measured(tmp_path, folders[0])] * 2}
+    rows, missing = report.compare(report.Compared(get_config(), "student", runs, rivals))
+    assert [row.finding.metric for row in rows] == ["human/ndcg@10"]
+    assert missing == {"diff/holdout/auc/student@16-sentence_transformers@16": "not measured for both on every seed"}
+
+
 def compare(workdir: Path, *flags: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [

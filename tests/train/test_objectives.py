@@ -190,6 +190,14 @@ def test_cosines_in_chunks(monkeypatch):
     np.testing.assert_allclose(pair_cosines(items, keyphrases, jnp.asarray(candidates)), by_hand, rtol=1e-5)
 
 
+def test_cosines_are_not_rounded_where_products_would_be():
+    """On an accelerator a product is made of TF32 or bfloat16 numbers unless one asks for more."""
+    shapes = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in ((4, 8), (6, 8))]
+    made = jax.make_jaxpr(pair_cosines)(*shapes, jax.ShapeDtypeStruct((4, 3), jnp.int32))
+    (product,) = [one for one in made.eqns if one.primitive.name == "dot_general"]
+    assert set(product.params["precision"]) == {jax.lax.Precision.HIGHEST}
+
+
 def test_parts_of_the_mixing_schedules():
     signals = {"teacher": ("t",), "searched": ("s",), "clicked": None}
     mixed = config(tasks=TaskWeights(0.0, 0.5, 1.0), mixing="fixed")

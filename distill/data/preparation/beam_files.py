@@ -76,7 +76,7 @@ class Total:
     checked: dict[str, TableCounts] = dataclasses.field(default_factory=dict)  # by table
     merged: dict[str, MergeCounts] = dataclasses.field(default_factory=dict)  # by table
     ranks: RankSample | None = None
-    errors: dict[int, str] = dataclasses.field(default_factory=dict)  # file's number → why it cannot be read
+    errors: dict[int, str] = dataclasses.field(default_factory=dict)  # by file, then by partition: what stops the run
     parts: int = 0  # partitions that were written
 
     def add(self, other: Total) -> None:

@@ -201,7 +201,7 @@ class _Check(_Worker):
         try:
             with contextlib.ExitStack() as stack:
                 quarantine = None
-                for chunk in read_table(source.file, source.table, source.columns):
+                for chunk in read_table(source.file, source.table, source.names):
                     checked = check_rows(self._tasks[number].target, source, chunk, self._catalogue)
                     counts.add(checked.counts)
                     if checked.bad and quarantine is None:
@@ -253,7 +253,11 @@ class _Merge(_Worker):
         for folder, table in (("", merged.training), ("holdout/", merged.holdout)):
             if table is not None:
                 name = f"tables/{number}/{folder}{target.name}.parquet/part-{part:05}-of-{partitions:05}.parquet"
-                final = final_table(target, table, catalogue.items.names, catalogue.keyphrases.names)
+                try:
+                    final = final_table(target, table, catalogue.items.names, catalogue.keyphrases.names)
+                except DataError as error:
+                    yield number, Total(errors={len(self._tasks[number].inputs) + part: str(error)})
+                    return
                 with self._place.write(name) as out:
                     pq.write_table(final, out)
         ranks = None

@@ -9,7 +9,7 @@ import collections
 import dataclasses
 import heapq
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from typing import IO, Any
 
 import numpy as np
@@ -20,11 +20,12 @@ from distill.data.preparation.chunks import Chunk
 from distill.data.preparation.readers import read_table
 from distill.data.preparation.sources import TableSource
 from distill.data.schema import DataError, Problems, Table, read_columns
-from distill.data.summary import QUARANTINED
+from distill.data.summary import LEFT_OUT, QUARANTINED
 from distill.data.validation import personal_data
 
 _RAW_CHARACTERS = 2000  # of a bad row that the quarantine keeps
 _EXAMPLES = 3
+_NO_DAMAGE = (*QUARANTINED.values(), *personal_data.REASONS, LEFT_OUT)  # reasons that are no fault of the row's own
 
 Columns = dict[str, Any]  # numbers and flags as numpy arrays, texts as Arrow arrays
 Resolve = Callable[[Columns, Problems], None]  # adds and replaces columns and notes further problems
@@ -54,8 +55,8 @@ class TableCounts:
 
     @property
     def consequences(self) -> int:
-        """Of the quarantined rows, those that are not damaged: of a bad item or keyphrase, or with personal data."""
-        return sum(self.reasons[reason] for reason in (*QUARANTINED.values(), *personal_data.REASONS))
+        """Of the quarantined rows, those not damaged: of a bad item or keyphrase, with personal data, or not wanted."""
+        return sum(self.reasons[reason] for reason in _NO_DAMAGE)
 
     def worst_first(self) -> dict[str, int]:
         return dict(sorted(self.reasons.items(), key=lambda item: (-item[1], item[0])))
@@ -115,7 +116,7 @@ def read_checked(
 ) -> Iterator[Columns]:
     """The good rows of a table, chunk by chunk; bad ones go to the quarantine, all are counted."""
     for number, file in enumerate(source.files):
-        for chunk in read_table(file, table, source.columns):
+        for chunk in read_table(file, table, source.names):
             good, _, bad, found = check_chunk(table, chunk, file.name, number, screening, resolve)
             write_bad(quarantine, bad)
             counts.add(found)
@@ -127,26 +128,23 @@ def write_bad(quarantine: IO[str], records: list[dict[str, Any]]) -> None:
     quarantine.writelines(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
 
 
-def check_share(source: TableSource, counts: TableCounts, most: float) -> None:
-    """Raises DataError when more than the share `most` of a table's rows is bad by its own fault."""
+def check_share(source: TableSource, counts: TableCounts, most: float, setting: str = "data.max_bad_share") -> None:
+    """Raises DataError when more than the share `most`, of that setting, of a table's rows is bad by its own fault."""
     bad, of = counts.quarantined - counts.consequences, counts.rows - counts.consequences
     if bad <= most * of:
         return
+    faults = [(reason, count) for reason, count in counts.worst_first().items() if reason not in _NO_DAMAGE]
     worst = "; ".join(
-        f"{count:,} × {reason} ({_places(source, counts.examples)[reason]})"
-        for reason, count in list(counts.worst_first().items())[:3]
+        f"{count:,} × {reason} ({_places(source, counts.examples[reason])})" for reason, count in faults[:3]
     )
     raise DataError(
-        f"{source.place}: {bad:,} of {of:,} rows are bad ({bad / of:.1%}), more than data.max_bad_share={most:g}. "
-        f"Commonest: {worst}. Repair the file (quarantine.jsonl lists all), or raise data.max_bad_share."
+        f"{source.place}: {bad:,} of {of:,} rows are bad ({bad / of:.1%}), more than {setting}={most:g}. "
+        f"Commonest: {worst}. Repair the file (quarantine.jsonl lists all), or raise {setting}."
     )
 
 
-def _places(source: TableSource, examples: Mapping[str, list[tuple[int, int]]]) -> dict[str, str]:
-    """Where the first rows of each reason stand."""
+def _places(source: TableSource, places: list[tuple[int, int]]) -> str:
+    """Where rows stand, for a reader."""
     if len(source.files) == 1:
-        return {reason: f"lines {', '.join(str(line) for _, line in places)}" for reason, places in examples.items()}
-    return {
-        reason: ", ".join(f"{source.files[file].name}:{line}" for file, line in places)
-        for reason, places in examples.items()
-    }
+        return f"lines {', '.join(str(line) for _, line in places)}"
+    return ", ".join(f"{source.files[file].name}:{line}" for file, line in places)

@@ -1,5 +1,8 @@
 """What readers give: some rows of a file, by columns, and what the columns are called there."""
 
+# pyright: reportAttributeAccessIssue=false
+# (pyarrow.compute makes its functions when it is imported)
+
 from __future__ import annotations
 
 import collections
@@ -9,10 +12,21 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from distill.data.schema import DataError, Table
+from distill.data.summary import LEFT_OUT
 
 NOT_UTF8 = "not UTF-8"
+
+
+@dataclasses.dataclass(frozen=True)
+class Names:
+    """What a table's columns, and the choices in them, are called in its files."""
+
+    columns: Mapping[str, str] = dataclasses.field(default_factory=dict)  # contract's name → theirs; "": left out
+    # column → their value in small letters → the contract's; "": its rows are left out
+    values: Mapping[str, Mapping[str, str]] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass
@@ -25,14 +39,26 @@ class Chunk:
     raw: Callable[[int], str]  # position → the row as it stands in the file
     found: tuple[str, ...]  # names of all columns in the file (of this chunk, in JSON Lines)
 
+    def translate(self, values: Mapping[str, Mapping[str, str]]) -> None:
+        """Puts the contract's values in the place of the file's (`Names.values`)."""
+        for column, contract in values.items():
+            if column not in self.columns:
+                continue
+            text = pc.utf8_lower(pc.utf8_trim_whitespace(self.columns[column].cast(pa.string())))
+            at = pc.index_in(text, pa.array([*contract]))
+            theirs = pa.array([*contract.values()], pa.string()).take(at)
+            self.columns[column] = pc.coalesce(theirs, text)
+            for position in np.flatnonzero(pc.equal(theirs, "").fill_null(False)).tolist():
+                self.faults.setdefault(position, LEFT_OUT)
+
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-    """A file's place, its table, and what the table's columns are called in the file."""
+    """A file's place, its table, and what the table's columns are called in the file (`Names.columns`)."""
 
     place: str
     table: Table
-    columns: Mapping[str, str]  # contract's name → the file's; "": left out
+    columns: Mapping[str, str]
 
     def named(self, found: Sequence[str], complete: bool = True) -> list[str]:
         """The file's column names with those of the contract put in their place.
@@ -58,13 +84,14 @@ class Layout:
         # A column that bears a contract's name which another stands for must not be taken for it.
         names = [contract.get(name, f"{name} (not mapped)" if name in self.columns else name) for name in found]
         missing = [name for name in self.table.required if name not in names]
-        if self.table.either and not set(self.table.either) & set(names):
-            missing.append(" or ".join(self.table.either))
+        either = [" or ".join(self.table.either)] if self.table.either else []
+        if either and not set(self.table.either) & set(names):
+            missing += either
         if complete and missing:
             raise DataError(
                 f"{self.place}: table {self.table.name!r} needs the column {missing[0]!r} and has only "
                 f"{', '.join(found) or 'none'}. Add it, or name the one that holds it in {setting} (all that the table "
-                f"needs: {', '.join(self.table.required)})."
+                f"needs: {', '.join([*self.table.required, *either])})."
             )
         return names
 

@@ -8,6 +8,7 @@ from typing import Any
 import pyarrow as pa
 
 from distill.data.preparation.chunks import NOT_UTF8, is_utf8
+from distill.data.schema import LARGEST_INTEGER, TEXT_KINDS
 
 
 def json_text(value: Any) -> str | None:
@@ -21,9 +22,11 @@ def json_column(name: str, kind: str, values: list, faults: dict[int, str]) -> p
         return pa.array(values, pa.string())
     if types <= {int, float} and kind in ("integer", "number"):
         return pa.array([None if value is None else _float(value) for value in values], pa.float64())
-    if kind in ("text", "item", "keyphrase", "choice"):
+    if kind in TEXT_KINDS:
         for position, value in enumerate(values):
-            if type(value) not in (str, int, type(None)):
+            if type(value) is float and value.is_integer() and abs(value) < LARGEST_INTEGER:
+                values[position] = int(value)  # ids of a column with gaps, as pandas writes them
+            elif type(value) not in (str, int, type(None)):
                 faults.setdefault(position, f"{name}: not text")
                 values[position] = None
     return pa.array(list(map(json_text, values)), pa.string())

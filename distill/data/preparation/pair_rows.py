@@ -12,7 +12,6 @@ and its line.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -22,7 +21,7 @@ import pyarrow.compute as pc
 from distill.config import ScreeningConfig
 from distill.data.preparation.catalogue import BAD, UNKNOWN, Catalogue
 from distill.data.preparation.checking import Columns, TableCounts, check_chunk
-from distill.data.preparation.chunks import Chunk
+from distill.data.preparation.chunks import Chunk, Names
 from distill.data.preparation.ranks import Cells, rank_cells
 from distill.data.preparation.sources import DataFile, Sources
 from distill.data.schema import TABLES, Problems, Table
@@ -39,7 +38,7 @@ class Input:
 
     table: Table  # `events` or the task's own
     file: DataFile
-    columns: Mapping[str, str]  # contract's name → the file's
+    names: Names
     number: int  # among the files of the task: of repetitions, the later file's counts
     place: int  # among the files of its table
     screening: ScreeningConfig  # what to do with personal data in keyphrases
@@ -61,8 +60,8 @@ def tasks(sources: Sources, names: tuple[str, ...], screening: ScreeningConfig) 
         for table in ("clicks", "events") if name == "clicks" else (name,):
             source = sources.tables.get(table)
             for place, file in enumerate(source.files if source else ()):
-                columns = source.columns if source else {}
-                inputs.append(Input(TABLES[table], file, columns, len(inputs), place, screening))
+                called = source.names if source else Names()
+                inputs.append(Input(TABLES[table], file, called, len(inputs), place, screening))
         if inputs:
             out.append(Task(TABLES[name], tuple(inputs)))
     return out

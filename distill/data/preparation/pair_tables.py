@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import shutil
 from collections.abc import Callable, Iterator, Sequence
@@ -14,7 +15,8 @@ from distill.data.preparation.pair_rows import MergeCounts, Merged, Task, check_
 from distill.data.preparation.ranks import RankSample
 from distill.data.preparation.readers import read_table
 from distill.data.preparation.spill import Spill
-from distill.data.tables import SPLIT, TableWriter, final_schema, final_table
+from distill.data.table_writer import TableWriter
+from distill.data.tables import SPLIT, final_schema, final_table
 
 SPILL = ".spill"
 _RANGE_BYTES = 48 << 20  # of input as text that a range of items should stand for, roughly
@@ -67,7 +69,7 @@ def run_task(
     spill = Spill(aside, row_schema(task.target), len(catalogue.items), ranges or _ranges(task))
     checked: dict[str, TableCounts] = {source.table.name: TableCounts() for source in task.inputs}
     for source in task.inputs:
-        for chunk in read_table(source.file, source.table, source.columns):
+        for chunk in read_table(source.file, source.table, source.names):
             found = check_rows(task.target, source, chunk, catalogue, met)
             write_bad(quarantine, found.bad)
             checked[source.table.name].add(found.counts)
@@ -97,8 +99,12 @@ class _Files:
     def __init__(self, task: Task, catalogue: Catalogue, destination: Path):
         name, schema = f"{task.target.name}.parquet", final_schema(task.target)
         self._target, self._catalogue = task.target, catalogue
-        self._training = TableWriter(destination / name, schema)
-        self._holdout = TableWriter(destination / "holdout" / name, schema) if task.target.name in SPLIT else None
+        with contextlib.ExitStack() as stack:
+            self._training = stack.enter_context(TableWriter(destination / name, schema))
+            self._holdout = None
+            if task.target.name in SPLIT:
+                self._holdout = stack.enter_context(TableWriter(destination / "holdout" / name, schema))
+            self._open = stack.pop_all()
 
     def write(self, part: Merged) -> None:
         for file, rows in ((self._training, part.training), (self._holdout, part.holdout)):
@@ -111,6 +117,4 @@ class _Files:
         return self
 
     def __exit__(self, *failure: object) -> None:
-        for file in (self._training, self._holdout):
-            if file is not None:
-                file.__exit__(*failure)  # type: ignore[arg-type]
+        self._open.__exit__(*failure)  # type: ignore[arg-type]

@@ -17,20 +17,27 @@ import pyarrow.parquet as pq
 
 from distill.data.preparation.chunks import NOT_UTF8, Chunk, Layout, decoded
 from distill.data.preparation.json_values import json_text
-from distill.data.schema import DataError
+from distill.data.schema import TEXT_KINDS, DataError
 
 _ROWS = 65_536
 _BUFFER = 1 << 20  # bytes read ahead of a column
+# What may hold bytes that are no text: Arrow does not check them when it reads.
+_TEXTS = (
+    *(pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view),
+    *(pa.types.is_binary, pa.types.is_large_binary, pa.types.is_binary_view, pa.types.is_fixed_size_binary),
+)
 
 
-def _parquet_column(array: pa.Array, name: str, faults: dict[int, str]) -> pa.Array:
+def _parquet_column(array: pa.Array, name: str, kind: str, faults: dict[int, str]) -> pa.Array:
     if pa.types.is_dictionary(array.type):
         array = array.dictionary_decode()
+    if pa.types.is_floating(array.type) and kind in TEXT_KINDS:
+        return _whole_numbers(array, name, faults)
     if pa.types.is_floating(array.type) or pa.types.is_integer(array.type):
         return array
     if pa.types.is_nested(array.type):
         return _nested_column(array, name, faults)
-    if not (pa.types.is_string(array.type) or pa.types.is_large_string(array.type) or pa.types.is_binary(array.type)):
+    if not any(is_bytes(array.type) for is_bytes in _TEXTS):
         return array.cast(pa.string())
     try:
         text = array.cast(pa.string())
@@ -45,6 +52,17 @@ def _parquet_column(array: pa.Array, name: str, faults: dict[int, str]) -> pa.Ar
                 faults.setdefault(position, NOT_UTF8)
                 values[position] = None
         return pa.array(values, pa.string())
+
+
+def _whole_numbers(array: pa.Array, name: str, faults: dict[int, str]) -> pa.Array:
+    """Ids that became floats, as columns with gaps do in pandas, as text again: 7.0 is 7, not 1e+15 for a long one."""
+    given = array.is_valid().to_numpy(zero_copy_only=False)
+    values = array.to_numpy(zero_copy_only=False)
+    exact = 2.0 ** (np.finfo(values.dtype).nmant + 1)  # from here on floats skip integers
+    whole = given & (np.abs(values) < exact) & (values == np.floor(values))
+    for position in np.flatnonzero(given & ~whole).tolist():
+        faults.setdefault(position, f"{name}: not text")
+    return pa.array(np.where(whole, values, 0).astype(np.int64), mask=~whole).cast(pa.string())
 
 
 def _nested_column(array: pa.Array, name: str, faults: dict[int, str]) -> pa.Array:
@@ -107,10 +125,13 @@ def read_parquet(stream: IO[bytes], layout: Layout) -> Iterator[Chunk]:
             yours = file.schema_arrow.names
             found = layout.named(yours)
             wanted = {name: key for key, name in zip(yours, found) if name in layout.wanted}
+            kinds = {column.name: column.kind for column in layout.table.columns}
             line = 1
             for batch in file.iter_batches(_ROWS, columns=list(wanted.values())):
                 faults: dict[int, str] = {}
-                columns = {name: _parquet_column(batch.column(key), name, faults) for name, key in wanted.items()}
+                columns = {
+                    name: _parquet_column(batch.column(key), name, kinds[name], faults) for name, key in wanted.items()
+                }
                 lines = np.arange(line, line + len(batch))
                 raw = functools.partial(_parquet_raw, batch)
                 yield Chunk(lines, columns, faults, raw, tuple(found))

@@ -30,17 +30,19 @@ from distill.data.preparation.checking import TableCounts, check_share
 from distill.data.preparation.leakage import leaked_keyphrases
 from distill.data.preparation.pair_rows import MergeCounts, tasks
 from distill.data.preparation.pair_tables import SPILL, Outcome, PairRunner, in_process, run_task
+from distill.data.preparation.ranks import RankSample
 from distill.data.preparation.sources import Sources, find_sources
-from distill.data.preparation.splits import HOLDOUT, TRAIN, UNKNOWN, Twins, choose_holdout
+from distill.data.preparation.splits import Twins, choose_holdout, earlier_split, find_earlier
 from distill.data.preparation.token_sets import folded_sets
 from distill.data.schema import TABLES, TRUTH, DataError
 from distill.data.summary import Summary, TableSummary
 from distill.data.text import item_text
+from distill.data.validation import click_screen
 from distill.data.validation.about import read_about
-from distill.data.validation.click_screen import screen_clicks
 from distill.data.validation.validate import validate
 
 _LONG_TITLE_WORDS = 200
+_EXTRA_COLUMNS = 10  # that are named
 
 
 def prepare(
@@ -64,20 +66,25 @@ def prepare(
     """
     if directory is not None and directory.resolve() == destination.resolve():
         raise DataError(f"{directory}: a data directory cannot be prepared into itself. Choose another destination.")
-    if config.previous and Path(config.previous).resolve() == destination.resolve():
+    previous = find_earlier(config.previous)
+    if previous is not None and previous.resolve() == destination.resolve():
         raise DataError(f"config.data.previous={config.previous!r}: is where this run writes. Name an earlier run's.")
     sources = find_sources(directory, config.sources)
     about = read_about(directory, config.simulated)
     tables.clear(destination)
     shutil.rmtree(destination / SPILL, ignore_errors=True)
-    summary = _prepare_tables(sources, destination, config, run_pairs)
+    summary, ranks = _prepare_tables(sources, destination, config, run_pairs)
     pa.default_memory_pool().release_unused()  # what merging took; checks need some too
     shutil.rmtree(destination / SPILL, ignore_errors=True)
     if sources.truth is not None:
         (destination / "truth").mkdir(exist_ok=True)
         shutil.copyfile(sources.truth, destination / "truth" / TRUTH)
-    clicks = screen_clicks(destination, config.screening)
+    clicks = click_screen.screen_clicks(destination, config.screening)
     summary.remove_clicks(clicks.dropped_pairs)
+    if ranks is not None:
+        if clicks.dropped_pairs:
+            ranks.remove(*_impossible_pairs(destination))
+        _estimate_position_bias(ranks, destination, summary)
     summary.tables = {name: summary.tables[name] for name in TABLES if name in summary.tables}
     write_atomic(
         destination / "summary.json", json.dumps(dataclasses.asdict(summary), indent=2, ensure_ascii=False) + "\n"
@@ -86,15 +93,44 @@ def prepare(
     return summary
 
 
-def _prepare_tables(sources: Sources, destination: Path, config: DataConfig, run_pairs: PairRunner) -> Summary:
-    """All tables; what they took of memory is free again afterwards."""
+def _prepare_tables(
+    sources: Sources, destination: Path, config: DataConfig, run_pairs: PairRunner
+) -> tuple[Summary, RankSample | None]:
+    """All tables, and clicks by rank; what else they took of memory is free again afterwards."""
     with (destination / "quarantine.jsonl").open("w", encoding="utf-8") as quarantine:
         preparation = _Preparation(sources, destination, config, quarantine)
         catalogue = preparation.catalogue()
         pairs = tasks(sources, tables.SPLIT, config.screening)
         for task, outcome in run_pairs(pairs, catalogue, destination, quarantine):
             preparation.take(task.target.name, outcome)
-    return preparation.summary
+    return preparation.summary, preparation.ranks
+
+
+def _impossible_pairs(destination: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Items and keyphrases, by number, of the pairs that screening took out of the clicks."""
+    found = pq.read_table(destination / click_screen.FILE, columns=["item_id", "keyphrase"])
+    numbers = []
+    for table, column in (("items", "item_id"), ("keyphrases", "keyphrase")):
+        names = pq.read_table(destination / f"{table}.parquet", columns=[column])[column]
+        numbers.append(pc.index_in(found[column], names.combine_chunks()).to_numpy())
+    return numbers[0], numbers[1]
+
+
+def _estimate_position_bias(ranks: RankSample, destination: Path, summary: Summary) -> None:
+    """Writes the chance of examination by rank, if the log has pairs that were shown at different ranks."""
+    try:
+        bias = ranks.position_bias()
+    except DataError as error:
+        summary.notices.append(f"position bias is not estimated: {error}")
+        return
+    if bias is None:
+        return
+    values = dataclasses.asdict(bias) | {"propensity": bias.propensity.tolist()}
+    write_atomic(destination / tables.PROPENSITY, json.dumps(values, indent=1) + "\n")
+    summary.position_bias = (
+        f"a rank is examined as rank^-{bias.eta:.2f} (± {bias.eta_error:.2f}), from {bias.clicks:,} clicks on "
+        "pairs that were shown at different ranks"
+    )
 
 
 class _Preparation:
@@ -104,13 +140,14 @@ class _Preparation:
         self._sources, self._destination, self._config = sources, destination, config
         self._quarantine = quarantine
         found = sources.tables
+        self.ranks: RankSample | None = None  # of `clicks`
         self.summary = Summary(
             left_out={
                 name: table.left_out
                 for name, table in TABLES.items()
                 if table.left_out and name not in found and not (name == "clicks" and "events" in found)
             },
-            notices=[f"{name} is no table of the contract: ignored" for name in sources.strangers],
+            notices=[_about_stranger(name) for name in sources.strangers],
         )
 
     def catalogue(self) -> Catalogue:
@@ -168,7 +205,7 @@ class _Preparation:
         if name == "human":
             self._notice_human()
         if outcome.ranks is not None:
-            self._position_bias(outcome)
+            self.ranks = outcome.ranks
 
     def _close(self, name: str, counts: TableCounts, merged: MergeCounts) -> None:
         """Notes a table's counts; stops where too many rows are bad."""
@@ -193,7 +230,9 @@ class _Preparation:
         )
         self.summary.unseen_clicks += merged.unseen_clicks
         if counts.extra:
-            extra = ", ".join(sorted(counts.extra))
+            extra = ", ".join(sorted(counts.extra)[:_EXTRA_COLUMNS])
+            if (more := len(counts.extra) - _EXTRA_COLUMNS) > 0:
+                extra += f" and {more:,} more"
             self.summary.notices.append(f"{source.title}: columns not of the contract are ignored: {extra}")
         self._quarantine.flush()
         check_share(source, counts, self._config.max_bad_share)
@@ -211,7 +250,7 @@ class _Preparation:
             if config.previous:
                 summary.notices.append("items: the table has a split of its own, so data.previous decides none")
         else:
-            known = _earlier_split(Path(config.previous), items["item_id"]) if config.previous else None
+            known = earlier_split(Path(config.previous), items["item_id"]) if config.previous else None
             summary.split_from = "title clusters" if known is None else "earlier run"
             split = choose_holdout(items["item_id"].to_pylist(), twins, config.holdout_share, known)
             holdout, summary.known_items = split.holdout, split.kept
@@ -241,33 +280,12 @@ class _Preparation:
                 f"human: {both:,} queries have both valid and test rows; tuning on valid sees them"
             )
 
-    def _position_bias(self, outcome: Outcome) -> None:
-        """Writes the chance of examination by rank, if the log has pairs that were shown at different ranks."""
-        assert outcome.ranks is not None
-        try:
-            bias = outcome.ranks.position_bias()
-        except DataError as error:
-            self.summary.notices.append(f"position bias is not estimated: {error}")
-            return
-        if bias is None:
-            return
-        values = dataclasses.asdict(bias) | {"propensity": bias.propensity.tolist()}
-        write_atomic(self._destination / tables.PROPENSITY, json.dumps(values, indent=1) + "\n")
-        self.summary.position_bias = (
-            f"a rank is examined as rank^-{bias.eta:.2f} (± {bias.eta_error:.2f}), from {bias.clicks:,} clicks on "
-            "pairs that were shown at different ranks"
-        )
 
-
-def _earlier_split(previous: Path, item_ids: pa.ChunkedArray) -> np.ndarray:
-    """int8 [N]: the side on which an earlier run put each item, or `UNKNOWN`."""
-    path = previous / "items.parquet"
-    if not path.exists():
-        raise DataError(
-            f"config.data.previous={str(previous)!r}: holds no items.parquet; name the `data` folder of a run"
-        )
-    earlier = pq.read_table(path, columns=["item_id", "split"])
-    side = np.where(pc.equal(earlier["split"], "holdout").to_numpy(), HOLDOUT, TRAIN).astype(np.int8)
-    found = pc.index_in(item_ids.combine_chunks(), earlier["item_id"].combine_chunks())
-    at = found.fill_null(-1).to_numpy()
-    return np.where(at >= 0, side[at], UNKNOWN).astype(np.int8)
+def _about_stranger(name: str) -> str:
+    table = name.split(".")[0].lower()
+    if table not in TABLES:
+        return f"{name} is no table of the contract: ignored"
+    return (
+        f"{name} is ignored: in a data directory the table is one file {table}.parquet, .jsonl, .tsv or .csv, "
+        f"optionally .gz; name anything else in data.sources.{table}.files"
+    )

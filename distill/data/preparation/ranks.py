@@ -40,6 +40,13 @@ class RankSample:
         self._size = sum(len(part["item"]) for part in self._parts)
         self._shrink()
 
+    def remove(self, item: np.ndarray, keyphrase: np.ndarray) -> None:
+        """Takes out all cells of these pairs, two integer arrays of one length."""
+        pairs = _pair(item, keyphrase)
+        kept = [~np.isin(_pair(part["item"], part["keyphrase"]), pairs) for part in self._parts]
+        self._parts = [{name: column[mask] for name, column in part.items()} for part, mask in zip(self._parts, kept)]
+        self._size = sum(len(part["item"]) for part in self._parts)
+
     def _chosen(self, cells: Cells) -> Cells:
         if self.share == 1.0:
             return cells
@@ -72,6 +79,11 @@ class RankSample:
             return None
         names = ("item", "keyphrase", "impressions", "clicks", "position")
         return estimate_position_bias(*(cells[name] for name in names), ranks=RANKS, least_clicks=LEAST_CLICKS)
+
+
+def _pair(item: np.ndarray, keyphrase: np.ndarray) -> np.ndarray:
+    """int64: one number for each pair."""
+    return item.astype(np.int64) << 32 | keyphrase.astype(np.int64)
 
 
 def rank_cells(

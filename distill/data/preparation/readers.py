@@ -12,7 +12,7 @@ import csv
 import functools
 import gzip
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, cast
 
@@ -20,7 +20,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.csv
 
-from distill.data.preparation.chunks import NOT_UTF8, Chunk, Layout, decoded, is_utf8
+from distill.data.preparation.chunks import NOT_UTF8, Chunk, Layout, Names, decoded, is_utf8
 from distill.data.preparation.json_values import json_column, json_row
 from distill.data.preparation.parquet_reader import read_parquet
 from distill.data.preparation.sources import DataFile, data_file
@@ -31,16 +31,20 @@ _LINE_BYTES = 4 << 20
 _KEPT_BYTES = 8000  # of a line beyond that
 _RECORD_LINES = 200  # of a CSV record; a quote that is not closed by then was never meant to open
 
+# Python's CSV parser refuses fields beyond 131,072 characters and Arrow's does not: such a row would be good or bad by
+# its neighbours.
+csv.field_size_limit(max(csv.field_size_limit(), _LINE_BYTES))
+
 _Row = tuple[list[str] | None, str]  # fields as far as they can be told (so an id is known), reason why the row is bad
 
 
-def read_table(file: DataFile | Path, table: Table, columns: Mapping[str, str] | None = None) -> Iterator[Chunk]:
+def read_table(file: DataFile | Path, table: Table, names: Names | None = None) -> Iterator[Chunk]:
     """The rows of the file, chunk by chunk; one chunk at least.
 
     Args:
       file: of one of the formats; a path's is told by its suffix.
       table: whose columns are wanted.
-      columns: what some of them are called in the file, "" for one that is to be left out.
+      names: what some of them and of their values are called in the file.
 
     Raises:
       DataError: the file is damaged (a gzip stream that ends early, not Parquet), has no readable header or lacks a
@@ -48,14 +52,18 @@ def read_table(file: DataFile | Path, table: Table, columns: Mapping[str, str] |
     """
     if isinstance(file, Path):
         file = data_file(file)
-    layout = Layout(file.location, table, columns or {})
+    names = names or Names()
+    layout = Layout(file.location, table, names.columns)
     read = {"parquet": read_parquet, "jsonl": _read_jsonl, "tsv": _read_tsv, "csv": _read_csv}[file.format]
     try:
         with file.open() as raw, gzip.open(raw) if file.zipped else raw as stream:
             empty = True
             for chunk in read(cast(IO[bytes], stream), layout):
+                chunk.translate(names.values)
                 yield chunk
                 empty = False
+            if file.zipped and not raw.tell():
+                raise EOFError("it is empty")  # which Python takes for no rows
             if empty:
                 yield Chunk(np.zeros(0, np.int64), {}, {}, str, ())
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
@@ -111,6 +119,8 @@ def _chunk(layout: Layout, header: Sequence[str], rows: list[_Row], lines: list[
 
 def _clean_block(block: bytes, header: Sequence[str], layout: Layout, line: int, separator: str) -> Chunk | None:
     """The block parsed by pyarrow, or None unless every line is one well-formed row."""
+    if not is_utf8(block):
+        return None  # pyarrow looks at wanted columns only
     if b"\r" in block:
         block = block.replace(b"\r\n", b"\n")
     if b"\r" in block or b"\n\n" in block or block.startswith(b"\n"):

@@ -1,19 +1,19 @@
 """Where the tables lie: one data directory, or files, globs and object stores by name (`data.sources`).
 
-Every place but this machine's own disks is reached through fsspec: s3:// needs s3fs installed, gs:// gcsfs, hdfs:// a
-Hadoop client. A glob is expanded once, at the start; the files of a table are read in the order of their names.
+A glob is expanded once, at the start (`places`); the files of a table are read in the order of their names, each once.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import glob
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
 
 from distill.artifacts import hash_file, hash_json
 from distill.config import SourceConfig, SourcesConfig
+from distill.data.preparation.chunks import Names
+from distill.data.preparation.places import each_once, is_local, match_files, reach
 from distill.data.schema import FORMATS, TABLES, TRUTH, DataError
 
 _SUFFIXES = {kind: kind for kind in FORMATS} | {"json": "jsonl", "ndjson": "jsonl", "pq": "parquet"}
@@ -33,13 +33,13 @@ class DataFile:
 
     @property
     def is_local(self) -> bool:
-        return "://" not in self.location
+        return is_local(self.location)
 
     def open(self) -> IO[bytes]:
         """Raises DataError when the place cannot be reached."""
         if self.is_local:
             return Path(self.location).open("rb")
-        return _reach(self.location, lambda system, path: system.open(path, "rb"))
+        return reach(self.location, lambda system, path: system.open(path, "rb"))
 
     @property
     def packed(self) -> bool:
@@ -50,7 +50,7 @@ class DataFile:
         """Bytes of the file as it lies there."""
         if self.is_local:
             return Path(self.location).stat().st_size
-        return _reach(self.location, lambda system, path: int(system.info(path).get("size") or 0))
+        return reach(self.location, lambda system, path: int(system.info(path).get("size") or 0))
 
     def mark(self) -> list[Any]:
         """What tells this content from another: a hash of the bytes, or what a store says without reading them.
@@ -59,7 +59,7 @@ class DataFile:
         """
         if self.is_local:
             return [hash_file(Path(self.location))]
-        told = _reach(self.location, lambda system, path: system.info(path))
+        told = reach(self.location, lambda system, path: system.info(path))
         marks = {key: str(told[key]) for key in (*_MARKS, "created") if told.get(key)}
         return [self.location.rsplit("/", 1)[-1], told.get("size"), marks]
 
@@ -86,10 +86,10 @@ def data_file(location: str | Path, form: str = "", name: str = "", field: str =
 
 @dataclasses.dataclass(frozen=True)
 class TableSource:
-    """The files of a table, in the order of reading, and what its columns are called there."""
+    """The files of a table, in the order of reading, and what its columns and values are called there."""
 
     files: tuple[DataFile, ...]
-    columns: Mapping[str, str] = dataclasses.field(default_factory=dict)  # contract's name → the files'; "": none
+    names: Names = dataclasses.field(default_factory=Names)
 
     @property
     def title(self) -> str:
@@ -113,16 +113,21 @@ class Sources:
     truth: Path | None  # of a simulated marketplace
 
     def content_hash(self) -> str:
-        """One hash over the contents; where they lie does not matter, in which order they are read does."""
-        return hash_json({name: [file.mark() for file in table.files] for name, table in self.tables.items()})
+        """One hash over the contents and formats; where they lie does not matter, in which order they are read does."""
+        return hash_json(
+            {
+                name: [[file.format, file.zipped, *file.mark()] for file in table.files]
+                for name, table in self.tables.items()
+            }
+        )
 
 
 def find_sources(directory: Path | None, config: SourcesConfig) -> Sources:
     """The tables in `directory`, if there is one, and those that the config names.
 
     Raises:
-      DataError: the directory is missing, a pattern matches nothing, a table is given twice, or a needed one is not
-        given.
+      DataError: the directory is missing, a pattern matches nothing, a table is given twice, a needed one is not
+        given, or columns are named that no table has or of a table that is not given.
     """
     found: dict[str, TableSource] = {}
     strangers: list[str] = []
@@ -131,16 +136,27 @@ def find_sources(directory: Path | None, config: SourcesConfig) -> Sources:
         found = {name: TableSource((data_file(path, name=path.name),)) for name, path in files.items()}
     for name in TABLES:
         settings: SourceConfig = getattr(config, name)
-        columns = dict(pair.split("=", 1) for pair in settings.columns)
+        field, names = f"config.data.sources.{name}", _names(name, settings)
         if settings.files:
             if name in found:
                 raise DataError(
-                    f"table {name!r} is given twice: {found[name].place} and config.data.sources.{name}.files="
-                    f"{settings.files}. Remove one of them."
+                    f"table {name!r} is given twice: {found[name].place} and {field}.files={settings.files}. Remove "
+                    "one of them."
                 )
-            found[name] = TableSource(_expand(name, settings), columns)
-        elif columns and name in found:
-            found[name] = dataclasses.replace(found[name], columns=columns)
+            found[name] = TableSource(_expand(name, settings), names)
+        elif settings.format:
+            raise DataError(
+                f"{field}.format={settings.format!r}: is for files that {field}.files names; in a data directory the "
+                "suffix tells it. Remove the setting, or name the files."
+            )
+        elif name in found:
+            found[name] = dataclasses.replace(found[name], names=names)
+        elif names != Names():
+            given = "columns" if settings.columns else "values"
+            raise DataError(
+                f"{field}.{given}={getattr(settings, given)}: there is no such table in {directory}. Set {field}.files "
+                "too, or remove the setting."
+            )
     place = f"data directory {directory}" if directory is not None else "config.data.sources"
     if not found:
         raise DataError(f"{place}: it holds no table. {_NEEDED}")
@@ -151,15 +167,45 @@ def find_sources(directory: Path | None, config: SourcesConfig) -> Sources:
     return Sources({name: found[name] for name in TABLES if name in found}, strangers, truth)
 
 
+def _names(table: str, settings: SourceConfig) -> Names:
+    """Raises DataError for a column that the table has not, and for a value that the column cannot have."""
+    field, known = f"config.data.sources.{table}", {column.name: column for column in TABLES[table].columns}
+    columns = dict(pair.split("=", 1) for pair in settings.columns)
+    if unknown := [column for column in columns if column not in known]:
+        raise DataError(
+            f"{field}.columns={settings.columns}: table {table!r} has no column {unknown[0]!r}. Name one of "
+            f"{', '.join(known)}, then =, then your name for it."
+        )
+    values: dict[str, dict[str, str]] = {}
+    choices = {name: column.choices for name, column in known.items() if column.choices}
+    for triple in settings.values:
+        column, pair = triple.split(":", 1)
+        yours, contract = pair.rsplit("=", 1)
+        if column not in choices:
+            raise DataError(
+                f"{field}.values={settings.values}: table {table!r} has no column {column!r} of named values. "
+                + (f"Name one of {', '.join(choices)}." if choices else "Remove the setting.")
+            )
+        if contract not in ("", *choices[column]):
+            raise DataError(
+                f"{field}.values={settings.values}: {column!r} cannot be {contract!r}. Name one of "
+                f"{', '.join(choices[column])}, or nothing, which leaves those rows out."
+            )
+        values.setdefault(column, {})[yours.strip().lower()] = contract
+    return Names(columns, values)
+
+
 def _titles(found: Mapping[str, TableSource]) -> str:
     return ", ".join(source.title for source in found.values())
 
 
 def find_tables(directory: Path) -> tuple[dict[str, Path], list[str]]:
-    """The file of each table in `directory`, and the names of data files that belong to no table.
+    """The file of each table in `directory`, and the names of what looks like a table and is none.
+
+    That is data files of other names, and folders and other formats that bear a table's name.
 
     Raises:
-      DataError: when the directory is missing or a table has two files.
+      DataError: the directory is missing, a table has two files or is a link to nothing.
     """
     if not directory.is_dir():
         raise DataError(f"data directory {directory}: there is no such directory. {_NEEDED}")
@@ -167,9 +213,13 @@ def find_tables(directory: Path) -> tuple[dict[str, Path], list[str]]:
     strangers: list[str] = []
     for path in sorted(directory.iterdir()):
         name, *suffixes = path.name.split(".")
-        if not path.is_file() or suffixes not in [[kind, *zipped] for kind in FORMATS for zipped in ([], ["gz"])]:
-            continue
-        if name not in TABLES:
+        is_data = suffixes in [[kind, *zipped] for kind in FORMATS for zipped in ([], ["gz"])]
+        if is_data and name in TABLES and not path.exists():
+            raise DataError(f"{path}: is a link to {path.readlink()}, where there is nothing. Correct or remove it.")
+        if not is_data or not path.is_file():
+            if name.lower() in TABLES:
+                strangers.append(path.name)
+        elif name not in TABLES:
             if path.name != TRUTH:
                 strangers.append(path.name)
         elif name in found:
@@ -186,50 +236,8 @@ def _expand(table: str, settings: SourceConfig) -> tuple[DataFile, ...]:
     field = f"data.sources.{table}"
     locations: set[str] = set()
     for pattern in settings.files:
-        matched = _local(pattern) if "://" not in pattern.removeprefix("file://") else _remote(pattern)
+        matched = match_files(pattern)
         if not matched:
             raise DataError(f"config.{field}.files: {pattern!r} matches no file. Correct or remove it.")
         locations.update(matched)
-    return tuple(data_file(location, settings.format, field=field) for location in sorted(locations))
-
-
-def _local(pattern: str) -> list[str]:
-    pattern = pattern.removeprefix("file://")
-    paths = [Path(pattern)]
-    if not paths[0].exists():
-        paths = [Path(path) for path in glob.glob(pattern, recursive=True) if _is_data([Path(path).name])]  # noqa: PTH207
-    files = [path for path in paths if path.is_file()]
-    for folder in [path for path in paths if path.is_dir()]:
-        files += [path for path in folder.rglob("*") if path.is_file() and _is_data(path.relative_to(folder).parts)]
-    return [str(path) for path in files]
-
-
-def _remote(pattern: str) -> list[str]:
-    def match(system: Any, path: str) -> list[str]:
-        paths = [path] if system.exists(path) else []
-        if not paths and glob.has_magic(path):
-            paths = [one for one in system.glob(path) if _is_data([one.rsplit("/", 1)[-1]])]
-        files = [one for one in paths if system.isfile(one)]
-        for folder in [one for one in paths if one not in files]:
-            below = system.find(folder)
-            files += [one for one in below if _is_data(one[len(folder) :].strip("/").split("/"))]
-        return [system.unstrip_protocol(one) for one in files]
-
-    return _reach(pattern, match)
-
-
-def _is_data(parts: Sequence[str]) -> bool:
-    """Not a mark such as _SUCCESS or a hidden file."""
-    return not any(part.startswith(("_", ".")) for part in parts)
-
-
-def _reach(location: str, ask: Callable[[Any, str], Any]) -> Any:
-    """`ask(file system, path)`, with what goes wrong on the way as one error that names the place."""
-    from fsspec.core import url_to_fs
-
-    try:
-        return ask(*url_to_fs(location))
-    except FileNotFoundError as error:
-        raise DataError(f"{location}: there is no such file.") from error
-    except (ImportError, ValueError, OSError) as error:
-        raise DataError(f"{location}: cannot be reached ({error}).") from error
+    return tuple(data_file(location, settings.format, field=field) for location in each_once(locations))

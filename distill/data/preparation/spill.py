@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from distill.data.preparation.pair_rows import partition
+from distill.data.table_writer import naming
 
 _WAITING_BYTES = 64 << 20  # rows that wait in memory; a table that stays below never meets the disk
 
@@ -44,7 +45,8 @@ class Spill:
                 self._folder.mkdir(parents=True, exist_ok=True)
                 options = pa.ipc.IpcWriteOptions(compression="lz4")
                 self._files[number] = pa.ipc.new_file(self._path(number), self._schema, options=options)
-            self._files[number].write_table(rows.slice(start, end - start))
+            with naming(self._path(number)):
+                self._files[number].write_table(rows.slice(start, end - start))
 
     def _path(self, number: int) -> Path:
         return self._folder / f"{number:05d}.arrow"
@@ -56,8 +58,9 @@ class Spill:
             return
         if self._waiting:
             self._flush()
-        for file in self._files.values():
-            file.close()
+        for number, file in self._files.items():
+            with naming(self._path(number)):
+                file.close()
         for number in sorted(self._files):
             with pa.OSFile(str(self._path(number)), "rb") as file:
                 yield pa.ipc.open_file(file).read_all()

@@ -5,18 +5,26 @@ new listings move those few whose clusters they join. With an earlier run's spli
 it was, and new twins of that follow it.
 """
 
+# pyright: reportAttributeAccessIssue=false
+# (pyarrow.compute makes its functions when it is imported)
+
 from __future__ import annotations
 
 import dataclasses
 import hashlib
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import scipy.sparse as sp
 from scipy.sparse.csgraph import connected_components
 
 from distill.data.preparation.leakage import similar_pairs
 from distill.data.preparation.token_sets import folded_sets
+from distill.data.schema import DataError
 
 UNKNOWN, TRAIN, HOLDOUT = -1, 0, 1
 
@@ -68,6 +76,35 @@ class Split:
     kept: int = 0  # items that an earlier run knew
     followed: int = 0  # new items that went where their twins were
     torn: int = 0  # of those: with twins on both sides, and so held out
+
+
+def find_earlier(previous: str) -> Path | None:
+    """The `data` folder of an earlier run that the setting `data.previous` names; None where it is empty.
+
+    Raises:
+      DataError: there are no items in it that `prepare` wrote.
+    """
+    if not previous:
+        return None
+    path, place = Path(previous) / "items.parquet", f"config.data.previous={previous!r}"
+    if not path.exists():
+        raise DataError(f"{place}: holds no items.parquet; name the `data` folder of a run")
+    try:
+        schema = pq.read_schema(path)
+    except (OSError, pa.ArrowException) as error:
+        raise DataError(f"{place}: its items.parquet is damaged ({error}); name the `data` folder of a run") from error
+    if not {"item_id", "split", "text"} <= {*schema.names}:  # a data directory has no texts
+        raise DataError(f"{place}: its items.parquet is none that a run prepared; name the `data` folder of a run")
+    return Path(previous)
+
+
+def earlier_split(previous: Path, item_ids: pa.ChunkedArray) -> np.ndarray:
+    """int8 [N]: the side on which an earlier run put each item, or `UNKNOWN`."""
+    earlier = pq.read_table(previous / "items.parquet", columns=["item_id", "split"])
+    side = np.where(pc.equal(earlier["split"], "holdout").to_numpy(), HOLDOUT, TRAIN).astype(np.int8)
+    found = pc.index_in(item_ids.combine_chunks(), earlier["item_id"].combine_chunks())
+    at = found.fill_null(-1).to_numpy()
+    return np.where(at >= 0, side[at], UNKNOWN).astype(np.int8)
 
 
 def choose_holdout(item_ids: Sequence[str], twins: Twins, share: float, previous: np.ndarray | None = None) -> Split:

@@ -53,6 +53,8 @@ class Built:
             out += [f"  quarantined {count:,}: {reason}" for reason, count in counts["reasons"].items()]
             if counts["quarantined"]:
                 out.append(f"  each with its line: {builder.data_path / QUARANTINE}")
+            if counts.get("ignored"):
+                out.append(f"  columns not of the contract are left out: {', '.join(counts['ignored'])}")
         out += [f"{table}: left out, {why}" for table, why in self.left_out.items()]
         return out + [f"notice: {notice}" for notice in self.notices]
 
@@ -133,7 +135,8 @@ def build(
             builders[table] = builder
         except EmptyTable as empty:
             if TABLES[table].needed:
-                raise
+                of = f"locale={locale!r}, size={size!r}: " if name == esci.ESCI.name else ""
+                raise EmptyTable(f"{of}{empty}") from empty
             left_out[table] = str(empty)
     return Built(name, source, builders, left_out, notices, _about(public) if public else read_about(source))
 
@@ -185,7 +188,8 @@ def write_directory(built: Built, directory: Path) -> bool:
       Whether anything was written.
 
     Raises:
-      DataError: the directory has files in it that this function did not write, or is the set's own source.
+      DataError: the directory has files in it that this function did not write and that would be lost, or is the
+        set's own source.
     """
     directory = directory.absolute()
     if directory.resolve() == built.source.resolve():
@@ -198,8 +202,15 @@ def write_directory(built: Built, directory: Path) -> bool:
                 f"{directory}: it holds files that were not written from a data set. Choose a directory that is empty "
                 "or does not exist."
             )
-        if read_json(path) == record:
+        written = read_json(path)
+        if written == record:
             return False
+        expected = {RECORD, about.FILE, *(f"{table}.parquet" for table in written["tables"])}
+        if added := sorted(file.name for file in directory.iterdir() if file.name not in expected):
+            raise DataError(
+                f"{directory}: {added[0]} is there, which was not written from a data set, and the rest is to be "
+                "replaced by other data. Move it away, or choose another directory."
+            )
     partial = directory.with_name(f".{directory.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)

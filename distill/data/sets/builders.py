@@ -15,12 +15,12 @@ from typing import Any, ClassVar
 import tensorflow_datasets as tfds
 from etils import epath
 
-from distill.data.schema import TABLES
+from distill.data.schema import TABLES, DataError
 from distill.data.sets import esci, wands
 from distill.data.sets.features import encode, features
 from distill.data.sets.official import PublicSet
 from distill.data.sets.own import OwnSource
-from distill.data.sets.survey import QUARANTINE, Source, checked, split_names, survey
+from distill.data.sets.survey import QUARANTINE, Source, TooManyBadRows, checked, split_names, survey
 
 
 @dataclasses.dataclass(eq=False)
@@ -54,6 +54,11 @@ class ContractBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         assert isinstance(self.builder_config, TableConfig)
         return self.builder_config.table
 
+    @property
+    def refused_rows(self) -> epath.Path:
+        """The quarantine of a build that was refused for its bad rows."""
+        return self.data_path.parent / QUARANTINE
+
     def open_source(self, directory: Path) -> Source:
         """The original files below `directory`; raises DataError where they are not there."""
         raise NotImplementedError
@@ -70,23 +75,24 @@ class ContractBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Any]:
         source = self.open_source(Path(os.fspath(dl_manager.manual_dir)))
         name = self.table_name
-        with (epath.Path(self.data_dir) / QUARANTINE).open("w") as quarantine:
-            counts = survey(source, name, quarantine, self._max_bad_share)
+        refused = self.refused_rows
+        refused.unlink(missing_ok=True)
+        written = epath.Path(self.data_dir) / QUARANTINE
+        with written.open("w") as quarantine:
+            try:
+                counts = survey(source, name, quarantine, self._max_bad_share)
+            except TooManyBadRows as error:
+                quarantine.flush()
+                written.copy(refused)  # TFDS removes the folder of a build that fails
+                raise DataError(f"{error} They are in {refused}.") from error
         assert isinstance(self.info.metadata, tfds.core.MetadataDict)
-        self.info.metadata.update(
-            table=name,
-            rows=counts.rows,
-            kept=counts.kept,
-            quarantined=counts.quarantined,
-            reasons=counts.reasons,
-            files=source.hashes(name),
-        )
+        self.info.metadata.update(table=name, files=source.hashes(name), **counts.metadata())
         return {split: self._generate_examples(source, split) for split in counts.splits}
 
     def _generate_examples(self, source: Source, split: str) -> Iterator[tuple[int, dict[str, Any]]]:
         table, number = TABLES[self.table_name], 0
-        for raw in source.rows(table.name):
-            good, _ = checked(table, raw)
+        for _, chunk in source.rows(table.name):
+            good = checked(table, chunk)[0]
             for row in good.filter(split_names(table, good) == split).to_pylist():
                 yield number, encode(table, row)
                 number += 1

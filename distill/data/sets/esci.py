@@ -25,10 +25,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from distill.data import schema
+from distill.data.preparation.chunks import Chunk
+from distill.data.preparation.sources import TableSource, data_file
 from distill.data.sets.official import OfficialFile, PublicSet, file_hash
 from distill.data.sets.parquet_rows import Batch, batches
 from distill.data.sets.queries import QueryShares, query_split
-from distill.data.sets.survey import RawRows, checked
+from distill.data.sets.survey import checked
 from distill.data.text import normalise_keyphrase
 
 LOCALES = ("us", "es", "jp")
@@ -97,12 +99,17 @@ class EsciSource:
         names = (EXAMPLES,) if table == "keyphrases" else (EXAMPLES, PRODUCTS)
         return {name: file_hash(self._paths[name]) for name in names}
 
-    def rows(self, table: str) -> Iterator[RawRows]:
-        return {"items": self._items, "keyphrases": self._keyphrases}.get(table, lambda: self._pairs(table))()
+    def files(self, table: str) -> TableSource:
+        path = self._paths[PRODUCTS if table == "items" else EXAMPLES]
+        return TableSource((data_file(path, name=path.name),))
+
+    def rows(self, table: str) -> Iterator[tuple[int, Chunk]]:
+        read = {"items": self._items, "keyphrases": self._keyphrases}.get(table, lambda: self._pairs(table))
+        return ((0, chunk) for chunk in read())
 
     def _examples(self, *names: str) -> Iterator[Batch]:
         """The pairs of the locale and size."""
-        for batch in batches(self._paths[EXAMPLES], (*names, "product_locale", self._size)):
+        for batch in batches(self._paths[EXAMPLES], (*names, "product_locale"), self._size):
             chosen = pc.and_(
                 pc.equal(batch.columns["product_locale"], self._locale), pc.equal(batch.columns[self._size], 1)
             )
@@ -120,10 +127,10 @@ class EsciSource:
     def _usable_products(self) -> pa.Array:
         """Ids of the locale's products that may stand in the items table."""
         titles = (
-            batch.raw_rows({"item_id": batch.columns["product_id"], "title": batch.columns["product_title"]})
+            batch.chunk({"item_id": batch.columns["product_id"], "title": batch.columns["product_title"]})
             for batch in self._products("product_id", "product_title")
         )
-        return _distinct(checked(schema.TABLES["items"], raw)[0]["item_id"] for raw in titles)
+        return _distinct(checked(schema.TABLES["items"], chunk)[0]["item_id"] for chunk in titles)
 
     @functools.cached_property
     def _test_queries(self) -> set[str]:
@@ -134,7 +141,7 @@ class EsciSource:
         )
         return set(map(normalise_keyphrase, _distinct(tests).to_pylist()))
 
-    def _items(self) -> Iterator[RawRows]:
+    def _items(self) -> Iterator[Chunk]:
         for batch in self._products("product_id", "product_title", "product_brand", "product_color"):
             batch = batch.filter(pc.is_in(batch.columns["product_id"], self._paired_products))
             brands, colours = (batch.columns[name].to_pylist() for name in ("product_brand", "product_color"))
@@ -142,7 +149,7 @@ class EsciSource:
                 json.dumps({name: text for name, text in (("brand", brand), ("color", colour)) if text})
                 for brand, colour in zip(brands, colours)
             ]
-            yield batch.raw_rows(
+            yield batch.chunk(
                 {
                     "item_id": batch.columns["product_id"],
                     "title": batch.columns["product_title"],
@@ -150,7 +157,7 @@ class EsciSource:
                 }
             )
 
-    def _keyphrases(self) -> Iterator[RawRows]:
+    def _keyphrases(self) -> Iterator[Chunk]:
         seen: set[str | None] = set()
         for batch in self._examples("query"):
             queries = batch.columns["query"].to_pylist()
@@ -160,9 +167,9 @@ class EsciSource:
                     seen.add(query)
                     first[row] = True
             batch = batch.filter(pa.array(first))
-            yield batch.raw_rows({"keyphrase": batch.columns["query"]})
+            yield batch.chunk({"keyphrase": batch.columns["query"]})
 
-    def _pairs(self, table: str) -> Iterator[RawRows]:
+    def _pairs(self, table: str) -> Iterator[Chunk]:
         for batch in self._examples("query", "product_id", "esci_label", "split"):
             official = batch.columns["split"].fill_null("")
             by_hash, in_test = self._query_sides(batch.columns["query"].fill_null(""))
@@ -189,7 +196,7 @@ class EsciSource:
             else:
                 columns |= {"grade": _looked_up(label, GRADES)}
                 columns |= {"judge": _repeated(JUDGE, len(label)), "rubric": _repeated(RUBRIC, len(label))}
-            yield batch.raw_rows(columns)
+            yield batch.chunk(columns)
 
     def _query_sides(self, queries: pa.Array) -> tuple[np.ndarray, np.ndarray]:
         """`valid` or `train` by hash, object [rows], and whether it is a test query too, bool [rows]."""

@@ -66,7 +66,7 @@ class PublicSet:
                 place for place in (directory / file.name, directory / self.folder / file.name) if place.is_file()
             ]
             if not places:
-                faults.append(f"{directory / file.name} is missing")
+                faults.append(f"{directory / file.name} is missing{_elsewhere(directory, self.folder, file.name)}")
             elif is_lfs_pointer(places[0]):
                 faults.append(f"{places[0]} is a Git LFS pointer, not the file (`git lfs pull` gets it)")
             else:
@@ -78,6 +78,16 @@ class PublicSet:
     def unofficial(self, paths: dict[str, Path]) -> list[str]:
         """Names of the files whose content is not that of the official revision."""
         return [file.name for file in self.files if not matches(file, paths[file.name])]
+
+
+def _elsewhere(directory: Path, folder: str, name: str) -> str:
+    """Where the file lies instead, if it is near, for a message."""
+    for packed in (f"{name}.gz", f"{name}.zip"):
+        if (directory / packed).is_file():
+            return f" ({packed} is there: unpack it)"
+    for place in (*directory.glob(f"*/{name}"), *directory.glob(f"*/{folder}/{name}")):
+        return f" (one is in {place.parent}: if it is the right one, name that directory)"
+    return ""
 
 
 def is_lfs_pointer(path: Path) -> bool:

@@ -5,14 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
-
 from distill.config import SourcesConfig
+from distill.data.preparation.chunks import Chunk
 from distill.data.preparation.readers import read_table
-from distill.data.preparation.sources import find_sources
+from distill.data.preparation.sources import TableSource, find_sources
 from distill.data.schema import TABLES
 from distill.data.sets.official import file_hash
-from distill.data.sets.survey import RawRows
 
 
 class OwnSource:
@@ -39,12 +37,10 @@ class OwnSource:
     def hashes(self, table: str) -> dict[str, str]:
         return {file.name: file_hash(Path(file.location)) for file in self._sources.tables[table].files}
 
-    def rows(self, table: str) -> Iterator[RawRows]:
-        for file in self._sources.tables[table].files:
+    def files(self, table: str) -> TableSource:
+        return self._sources.tables[table]
+
+    def rows(self, table: str) -> Iterator[tuple[int, Chunk]]:
+        for number, file in enumerate(self.files(table).files):
             for chunk in read_table(file, TABLES[table]):
-                positions = np.arange(len(chunk.lines))
-                faults = {
-                    reason: np.isin(positions, [row for row, why in chunk.faults.items() if why == reason])
-                    for reason in dict.fromkeys(chunk.faults.values())
-                }
-                yield RawRows(file.name, chunk.lines, chunk.columns, faults, chunk.raw)
+                yield number, chunk

@@ -11,8 +11,9 @@ from typing import TextIO
 import numpy as np
 import pyarrow as pa
 
+from distill.data.preparation.chunks import Chunk
 from distill.data.schema import DataError
-from distill.data.sets.survey import RawRows
+from distill.data.sets.survey import first_faults
 
 _ROWS = 65_536
 _NOT_UTF8 = "not UTF-8"
@@ -22,7 +23,6 @@ _NOT_UTF8 = "not UTF-8"
 class TextBatch:
     """Some consecutive records: columns of texts ("" where a record has too few), and what is wrong with their form."""
 
-    file: str
     lines: np.ndarray  # int64 [rows]: the line on which the record begins
     columns: dict[str, list[str]]
     faults: dict[str, np.ndarray]
@@ -30,15 +30,14 @@ class TextBatch:
     def filter(self, rows: np.ndarray) -> TextBatch:
         chosen = np.flatnonzero(rows).tolist()
         columns = {name: [values[row] for row in chosen] for name, values in self.columns.items()}
-        return TextBatch(
-            self.file, self.lines[rows], columns, {reason: bad[rows] for reason, bad in self.faults.items()}
-        )
+        return TextBatch(self.lines[rows], columns, {reason: bad[rows] for reason, bad in self.faults.items()})
 
     def add_fault(self, reason: str, rows: Sequence[bool]) -> None:
         self.faults[reason] = np.array(rows, bool)
 
-    def raw_rows(self, columns: dict[str, pa.Array]) -> RawRows:
-        return RawRows(self.file, self.lines, columns, self.faults, self._raw)
+    def chunk(self, columns: dict[str, pa.Array]) -> Chunk:
+        """These rows with `columns`, named as in the contract, in place of the file's own."""
+        return Chunk(self.lines, columns, first_faults(self.faults), self._raw, tuple(columns))
 
     def _raw(self, position: int) -> str:
         return "\t".join(values[position] for values in self.columns.values())
@@ -94,7 +93,7 @@ def quoted_tsv(path: Path, names: Sequence[str]) -> Iterator[TextBatch]:
                     records.append(chosen)
                     lines.append(begins)
                     if len(records) == _ROWS:
-                        yield _batch(path.name, names, records, lines, faults)
+                        yield _batch(names, records, lines, faults)
                         records, lines, faults = [], [], {}
                 begins = reader.line_num + 1
         except csv.Error as error:
@@ -102,7 +101,7 @@ def quoted_tsv(path: Path, names: Sequence[str]) -> Iterator[TextBatch]:
                 f"{path}, line {begins}: malformed ({error}); a quote that opens there is probably never closed. "
                 "Repair the line or take the official file."
             ) from error
-        yield _batch(path.name, names, records, lines, faults)
+        yield _batch(names, records, lines, faults)
 
 
 def _is_text(value: str) -> bool:
@@ -115,9 +114,7 @@ def _is_text(value: str) -> bool:
         return False
 
 
-def _batch(
-    file: str, names: Sequence[str], records: list[list[str]], lines: list[int], faults: dict[str, list[int]]
-) -> TextBatch:
+def _batch(names: Sequence[str], records: list[list[str]], lines: list[int], faults: dict[str, list[int]]) -> TextBatch:
     columns = {name: [record[place] for record in records] for place, name in enumerate(names)}
     masks = {reason: np.isin(np.arange(len(records)), rows) for reason, rows in faults.items()}
-    return TextBatch(file, np.array(lines, np.int64), columns, masks)
+    return TextBatch(np.array(lines, np.int64), columns, masks)

@@ -18,10 +18,12 @@ import numpy as np
 import pyarrow as pa
 
 from distill.data import schema
+from distill.data.preparation.chunks import Chunk
+from distill.data.preparation.sources import TableSource, data_file
 from distill.data.sets.official import OfficialFile, PublicSet, file_hash
 from distill.data.sets.queries import QueryShares, query_split
 from distill.data.sets.quoted_tsv import quoted_tsv
-from distill.data.sets.survey import RawRows, checked
+from distill.data.sets.survey import checked
 
 TABLES = ("items", "keyphrases", "human", "judgements")
 GAINS = {"Exact": 1.0, "Partial": 0.5, "Irrelevant": 0.0}
@@ -72,10 +74,15 @@ class WandsSource:
         names = {"items": (PRODUCTS,), "keyphrases": (QUERIES,)}.get(table, (LABELS, QUERIES, PRODUCTS))
         return {name: file_hash(self._paths[name]) for name in names}
 
-    def rows(self, table: str) -> Iterator[RawRows]:
-        return {"items": self._items, "keyphrases": self._keyphrases}.get(table, lambda: self._pairs(table))()
+    def files(self, table: str) -> TableSource:
+        path = self._paths[{"items": PRODUCTS, "keyphrases": QUERIES}.get(table, LABELS)]
+        return TableSource((data_file(path, name=path.name),))
 
-    def _items(self) -> Iterator[RawRows]:
+    def rows(self, table: str) -> Iterator[tuple[int, Chunk]]:
+        read = {"items": self._items, "keyphrases": self._keyphrases}.get(table, lambda: self._pairs(table))
+        return ((0, chunk) for chunk in read())
+
+    def _items(self) -> Iterator[Chunk]:
         # The README calls the column `category_hierarchy`, the file `category hierarchy`.
         columns = ("product_id", "product_name", "product_class", "category hierarchy", "product_features")
         for batch in quoted_tsv(self._paths[PRODUCTS], columns):
@@ -83,27 +90,26 @@ class WandsSource:
             categories = [json.dumps(category(*row), ensure_ascii=False) for row in zip(paths, classes)]
             attributes = [json.dumps(product_features(text), ensure_ascii=False) for text in features]
             texts = {"item_id": ids, "title": titles, "category": categories, "attributes": attributes}
-            yield batch.raw_rows({name: pa.array(values, pa.string()) for name, values in texts.items()})
+            yield batch.chunk({name: pa.array(values, pa.string()) for name, values in texts.items()})
 
-    def _keyphrases(self) -> Iterator[RawRows]:
+    def _keyphrases(self) -> Iterator[Chunk]:
         for batch in quoted_tsv(self._paths[QUERIES], ("query_id", "query")):
-            yield batch.raw_rows({"keyphrase": pa.array(batch.columns["query"], pa.string())})
+            yield batch.chunk({"keyphrase": pa.array(batch.columns["query"], pa.string())})
 
     def _queries(self) -> dict[str, str]:
         """Query id → text, of the queries that the keyphrases table keeps."""
         texts: dict[str, str] = {}
         for batch in quoted_tsv(self._paths[QUERIES], ("query_id", "query")):
-            raw = batch.raw_rows({"keyphrase": pa.array(batch.columns["query"], pa.string())})
-            good = checked(schema.TABLES["keyphrases"], raw)[1].good
-            pairs = zip(batch.columns["query_id"], batch.columns["query"], good)
-            texts |= {number: text for number, text, usable in pairs if usable}
+            chunk = batch.chunk({"keyphrase": pa.array(batch.columns["query"], pa.string())})
+            numbers, queries = batch.columns["query_id"], batch.columns["query"]
+            texts |= {numbers[row]: queries[row] for row in checked(schema.TABLES["keyphrases"], chunk)[1].tolist()}
         return texts
 
-    def _pairs(self, table: str) -> Iterator[RawRows]:
+    def _pairs(self, table: str) -> Iterator[Chunk]:
         queries = self._queries()
         splits = {number: query_split(WANDS.name, text, SHARES) for number, text in queries.items()}
         items = {
-            item for raw in self._items() for item in checked(schema.TABLES["items"], raw)[0]["item_id"].to_pylist()
+            item for chunk in self._items() for item in checked(schema.TABLES["items"], chunk)[0]["item_id"].to_pylist()
         }
         for batch in quoted_tsv(self._paths[LABELS], ("query_id", "product_id", "label")):
             split = np.array([splits.get(number, "train") for number in batch.columns["query_id"]], object)
@@ -128,7 +134,7 @@ class WandsSource:
                     "judge": pa.repeat(pa.scalar(JUDGE), len(ids)),
                     "rubric": pa.repeat(pa.scalar(RUBRIC), len(ids)),
                 }
-            yield batch.raw_rows(columns)
+            yield batch.chunk(columns)
 
 
 def category(path: str, product_class: str) -> list[str]:

@@ -48,7 +48,7 @@ def read_about(directory: Path | None, simulated: Sequence[str] = ()) -> About:
     except ValueError as error:
         raise DataError(f"{path}: not a JSON file in UTF-8 ({error}). Repair it, or remove it.") from error
     if not isinstance(found, dict):
-        raise DataError(f"{path}: must be one JSON object, such as {{'simulated': ['clicks']}}.")
+        raise DataError(f'{path}: must be one JSON object, such as {{"simulated": ["clicks"]}}.')
     known = [field.name for field in dataclasses.fields(About)]
     if unknown := [name for name in found if name not in known]:
         raise DataError(f"{path}: {unknown[0]!r} is no key of this file. It may hold {', '.join(known)}.")

@@ -21,9 +21,9 @@ from distill.data.validation.impossible_clicks import bands
 
 Distribution = dict[str, int]  # class, in words, in the order of reading → how many
 
-NONE = "none"
+NONE, OTHERS = "none", "others"
 _ROWS = 131_072  # read at once
-_CATEGORIES = 200  # classes of their own; the rest are `others`
+_CATEGORIES = 200  # classes of their own; the rest are `OTHERS`
 _WORDS = (1, 2, 3, 4, 5, 7, 10, 15, 20, 30, 50, 100)
 _COUNTS = (0, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 10_000)
 _VOLUMES = (0, 1, 10, 100, 1000, 10_000, 100_000, 1_000_000)
@@ -140,8 +140,10 @@ def _categories(category: pa.ChunkedArray) -> Distribution:
     counted = sorted(((e["counts"], e["values"]) for e in tops.value_counts().to_pylist()), key=lambda p: (-p[0], p[1]))
     out = {name: count for count, name in counted[:_CATEGORIES]}
     others = sum(count for count, _ in counted[_CATEGORIES:])
-    missing = len(category) - len(tops)
-    return out | ({"others": others} if others else {}) | ({NONE: missing} if missing else {})
+    for name, more in ((OTHERS, others), (NONE, len(category) - len(tops))):
+        if more:  # a category may be called so, too
+            out[name] = out.pop(name, 0) + more
+    return out
 
 
 def _clicks(folder: Path) -> dict[str, Distribution]:

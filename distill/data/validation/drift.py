@@ -21,7 +21,7 @@ import pyarrow.compute as pc
 from scipy.stats import chi2
 
 from distill.data.validation import languages
-from distill.data.validation.distributions import Distribution, batches, column
+from distill.data.validation.distributions import NONE, OTHERS, Distribution, batches, column
 from distill.data.validation.findings import Finding, finding
 
 MODERATE, LARGE = 0.1, 0.25  # PSI
@@ -65,14 +65,36 @@ def drift(
     folder: Path, previous: Path, now: Mapping[str, Distribution], before: Mapping[str, Distribution]
 ) -> list[Finding]:
     """Findings about prepared tables in `folder` against those of an earlier run in `previous`."""
-    return [*_shifts(now, before), *_turnover(folder, previous), *_relabelled(folder, previous)]
+    return [
+        *_gone(now, before),
+        *_shifts(now, before),
+        *_turnover(folder, previous),
+        *_relabelled(folder, previous),
+    ]
+
+
+def _gone(now: Mapping[str, Distribution], before: Mapping[str, Distribution]) -> Iterator[Finding]:
+    """Tables that had rows and have none now."""
+    for table in dict.fromkeys(COMPARED.values()):
+        names = [name for name, of in COMPARED.items() if of == table]
+        had = max(sum(before.get(name, {}).values()) for name in names)
+        if had and not any(name in now for name in names):
+            yield finding(
+                "drift: a table is gone",
+                "warning",
+                table,
+                had,
+                had,
+                f"The previous snapshot had {had:,} rows of {table}, this one has none.",
+                "Check the export: what learns from this table is left out.",
+            )
 
 
 def _shifts(now: Mapping[str, Distribution], before: Mapping[str, Distribution]) -> Iterator[Finding]:
     for name, table in COMPARED.items():
         if name not in now or name not in before:
             continue
-        first, second = _comparable(before[name]), _comparable(now[name])
+        first, second = _comparable(before[name], now[name]), _comparable(now[name], before[name])
         index, noise = stability_index(second, first)
         if index < max(MODERATE, noise):
             continue
@@ -90,8 +112,19 @@ def _shifts(now: Mapping[str, Distribution], before: Mapping[str, Distribution])
         )
 
 
-def _comparable(one: Distribution) -> Distribution:
-    return {label: count for label, count in one.items() if label != languages.UNKNOWN}
+def _comparable(one: Distribution, other: Distribution) -> Distribution:
+    """`one` without what is unknown, and with a count for each class that `other` names.
+
+    Where only the commonest classes have names, it is chance which of many rare ones do: a class that is named on the
+    other side alone is taken to be as common as the rarest that has a name here, as far as `OTHERS` has so many.
+    """
+    out = {label: count for label, count in one.items() if label != languages.UNKNOWN}
+    named = [count for label, count in out.items() if label not in (OTHERS, NONE)]
+    missing = [label for label in other if label not in out and label not in (OTHERS, NONE, languages.UNKNOWN)]
+    if OTHERS in out and named and missing:
+        each = min([*named, out[OTHERS] // len(missing)])
+        out |= dict.fromkeys(missing, each) | {OTHERS: out[OTHERS] - each * len(missing)}
+    return out
 
 
 def _moved(now: Distribution, before: Distribution) -> list[str]:

@@ -46,6 +46,11 @@ def shorten(text: str) -> str:
     return line if len(line) <= _TEXT else line[: _TEXT - 1] + "…"
 
 
+def place(text: str) -> str:
+    """`file:line`, cut at its beginning, since its end says where."""
+    return text if len(text) <= _TEXT else "…" + text[1 - _TEXT :]
+
+
 def ordered(findings: Iterable[Finding]) -> list[Finding]:
     """Worst severity first, then the largest share, then by name."""
     return sorted(findings, key=lambda f: (SEVERITIES.index(f.severity), -f.share, f.table, f.check, f.message))

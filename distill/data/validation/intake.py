@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pyarrow.compute as pc
 
-from distill.data.summary import NOT_THERE, QUARANTINED, Summary, TableSummary
+from distill.data.summary import LEFT_OUT, NOT_THERE, QUARANTINED, Summary, TableSummary
 from distill.data.validation.distributions import column
-from distill.data.validation.findings import Finding, finding
+from distill.data.validation.findings import Finding, finding, place
 from distill.data.validation.personal_data import REASONS
 
 _BAD = 0.01  # share of a table's rows from which a reason for quarantine is a warning
@@ -27,7 +27,10 @@ _REPAIRS = {
     "a quote is never closed": "Look for separators, quotes and line breaks inside texts; write it with a CSV library.",
     "malformed ": "Write the file with a library for its format.",
     "item_id: repeated with other content": "Export each item once, as it is now.",
+    "event: not one of": "Say in data.sources.events.values what is an impression or a click; leave the others out.",
+    LEFT_OUT: "Nothing, if this is what you meant.",
 }
+_NUMBER = "Write numbers as 1200 or 0.5: no separators of thousands, no units, no words."
 _OTHERWISE = "Repair these rows where they are made; quarantine.jsonl lists all of them."
 
 
@@ -43,20 +46,22 @@ def _quarantined(name: str, table: TableSummary) -> Iterator[Finding]:
     for reason, count in table.reasons.items():
         if reason in REASONS:
             continue
-        follows = reason in QUARANTINED.values()
+        follows, meant = reason in QUARANTINED.values(), reason == LEFT_OUT
         missing_query = name == "human" and reason == NOT_THERE["keyphrase"]
         do = next((text for start, text in _REPAIRS.items() if reason.startswith(start)), _OTHERWISE)
+        if reason.endswith("not a number"):
+            do = _NUMBER
         if missing_query:
             do = "Add every human query to the keyphrases table: what is not there cannot be ranked, nor measured."
         yield finding(
             "human queries not in keyphrases" if missing_query else "quarantined",
-            "warning" if missing_query or (count > _BAD * table.rows and not follows) else "note",
+            "warning" if missing_query or (count > _BAD * table.rows and not (follows or meant)) else "note",
             name,
             count,
             table.rows,
             f"{count:,} of {table.rows:,} rows quarantined: {reason}.",
             "Nothing by itself: see what happened to these items and keyphrases." if follows else do,
-            table.examples.get(reason, ()),
+            map(place, table.examples.get(reason, ())),
         )
 
 
@@ -77,7 +82,7 @@ def _personal(name: str, table: TableSummary) -> Iterator[Finding]:
             "Take personal data out of search logs before they are stored; the law may require it."
             if done
             else "Set data.screening.personal_data to drop or mask unless you are sure that this may be used.",
-            table.examples.get(f"keyphrase: holds {kind}", ()),
+            map(place, table.examples.get(f"keyphrase: holds {kind}", ())),
         )
 
 
@@ -101,11 +106,12 @@ def _leaks(summary: Summary, folder: Path) -> Iterator[Finding]:
     if keyphrases is None or trainable is None or queries is None:
         return
     kept_out = keyphrases.filter(pc.invert(trainable))  # type: ignore[attr-defined]
-    near = kept_out.filter(pc.invert(pc.is_in(kept_out, queries.unique())))  # type: ignore[attr-defined]
+    asked = pc.is_in(kept_out, queries.unique())  # type: ignore[attr-defined]
+    near = kept_out.filter(pc.invert(asked))  # type: ignore[attr-defined]
     rows = {name: table.removed - table.impossible for name, table in summary.tables.items()}
     removed = ", ".join(f"{count:,} of {name}" for name, count in rows.items() if count)
     for what, count, examples in (
-        ("human queries", summary.human_queries, kept_out),
+        ("human queries", summary.human_queries, kept_out.filter(asked)),
         ("near-duplicates of human queries", summary.near_duplicates, near),
     ):
         if count:
@@ -136,5 +142,6 @@ def _twins(summary: Summary) -> Iterator[Finding]:
             "Leave the column split out, and whole clusters of twins are held out together; figures on held-out items "
             "flatter otherwise."
             if summary.split_from == "items table"
-            else "Nothing: they came later than the split of the earlier run.",
+            else "They came later than the split of the earlier run, and figures on held-out items flatter: when they "
+            "are too many, split afresh, without data.previous.",
         )

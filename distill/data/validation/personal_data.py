@@ -4,14 +4,16 @@ Buyers paste what they have in their clipboard into a search box. Yet a marketpl
 personal data (part numbers, sizes, grits, barcodes), and a keyphrase lost to a false alarm is a loss too, so:
 
 e-mail   `local@domain.tld`, the last part of letters.
-card     13–19 digits, blanks or hyphens between them in groups, of an issuer's prefix and length, with Luhn's check
-         digit (ISO/IEC 7812-1) and no valid barcode (GTIN) of the same length. Thirteen digits are taken as an EAN.
+card     14–19 digits in one piece or in the groups of a card (`_CARD_GROUPS`), whatever date or code stands beside
+         them, of an issuer's prefix and length, with Luhn's check digit (ISO/IEC 7812-1) and no valid barcode (GTIN) of
+         the same length. Thirteen digits are taken as an EAN.
 phone    what Google's libphonenumber calls a valid number of `phone_regions`, grouped exactly as that country writes
          it, or of any country after a +; and it must look like a phone number too: a +, brackets, hyphens or dots
          between its groups, a leading 0 before grouped digits, or a word such as "call" or "tel" before it. Ten bare
          digits are a part number more often than not, so they stay.
 
-A text is read in its NFKC form, so that full-width digits count.
+A text is read in the form that is kept of it (NFKC, lower case, single blanks, nothing invisible), with one kind of
+hyphen: what can be seen in the prepared tables must not have been overlooked here.
 """
 
 # pyright: reportAttributeAccessIssue=false
@@ -32,17 +34,28 @@ import pyarrow.compute as pc
 
 from distill.config import ScreeningConfig
 from distill.data.schema import Problems
+from distill.data.text import fold_and_clean
 
 KINDS = ("an e-mail address", "a card number", "a phone number")
 REASONS = tuple(f"keyphrase: holds {kind}" for kind in KINDS)
 _PLACEHOLDERS = ("[email]", "[card]", "[phone]")
+_DASHES = "‐‑‒–—−"
+_HYPHENS = dict.fromkeys(map(ord, _DASHES), "-")
 # What a text must hold to be looked at: found by RE2 over whole columns.
-_SUSPECT = r"\S@\S+\.|\p{Nd}(?:[\pZ().\-/‐‑–]{0,3}\p{Nd}){6}"
-_RAW_SUSPECT = re.compile(r"\S@\S+\.|\d(?:[\s().\-/‐‑–]{0,3}\d){6}")
+_SUSPECT = rf"\S@\S+\.|\p{{Nd}}(?:[\pZ\pC().\-/{_DASHES}]*\p{{Nd}}){{6}}"
+_RAW_SUSPECT = re.compile(r"\S@\S+\.|\d(?:[\W_]*\d){6}")
+_SEPARATOR = re.compile(r'([\t,"]+)')  # of the fields of a raw row
+# A field that every log has, and that is slow to be told from a phone number.
+_TIME = re.compile(r"\d{4}-\d\d-\d\d(?:[T ]\d\d:\d\d(?::\d\d(?:\.\d+)?)?)?(?:Z|[+-]\d\d:?\d\d)?")
 _EMAIL = re.compile(r"(?<![\w.+%-])[\w.+%'-]{1,64}@(?:[^\W_](?:[\w-]{0,61}[^\W_])?\.)+[^\W\d_]{2,24}(?![\w@])")
-_CARD = re.compile(r"(?<![\w.,-])\d(?:[ -]?\d){12,18}(?![\w-])")
+_CARD_GROUPS = ((4, 4, 4, 4, 3), (4, 4, 4, 7), (4, 4, 4, 4), (8, 8), (4, 6, 5), (4, 6, 4))
+_CARD_FORMS = [rf"\d{{{first}}}([ -])" + r"\2".join(rf"\d{{{size}}}" for size in rest) for first, *rest in _CARD_GROUPS]
+# Looked for at every place, so that a date or a code beside a card does not hide it. The digits of a fraction are none.
+_CARDS = [re.compile(rf"(?<![\w-])(?<!\d[.,])(?=({form})(?!\w|-\w))") for form in (*_CARD_FORMS, r"\d{14,19}")]
 _PHONE_WORD = re.compile(
-    r"\b(?:phone|telephone|tel|call|mobile|cell|whatsapp|sms|fax)\W{0,3}(?:no|number|nr)?\W{0,3}$", re.IGNORECASE
+    r"(?:\b(?:phone|telephone|tel|call|mobile|cell|whatsapp|sms|fax|telefon|telefono|teléfono|téléphone)|電話(?:番号)?)"
+    r"\W{0,3}(?:\b(?:no|number|nr|me|us|at|on|is)\b\W{0,3}){0,2}$",
+    re.IGNORECASE,
 )
 _AREA_CODE = re.compile(r"\(0?\d{1,5}\) ?\d")
 _BEYOND = 400  # characters of a raw row read beyond those kept, so that an address at the cut is found; none is longer
@@ -77,9 +90,17 @@ def _issued(digits: str) -> bool:
 
 def _is_card(text: str) -> bool:
     digits = "".join(str(unicodedata.digit(letter)) for letter in text if letter.isdecimal())
-    groups = re.split("[ -]", text)
-    grouped = len(groups) == 1 or max(map(len, groups)) <= 7  # 4-4-4-4, 4-6-5, 4-6-4; 19 digits end in 3 or 7
-    return grouped and min(map(len, groups)) > 1 and _issued(digits) and _luhn(digits) and not _is_gtin(digits)
+    return _issued(digits) and _luhn(digits) and not _is_gtin(digits)
+
+
+def _cards(text: str) -> list[tuple[int, int]]:
+    """Spans of card numbers: of some that overlap the first, of some that begin together the longest."""
+    spans = {match.span(1) for form in _CARDS for match in form.finditer(text) if _is_card(match[1])}
+    found: list[tuple[int, int]] = []
+    for start, end in sorted(spans, key=lambda span: (span[0], -span[1])):
+        if not found or start >= found[-1][1]:
+            found.append((start, end))
+    return found
 
 
 def _looks_like_phone(before: str, number: str) -> bool:
@@ -109,24 +130,31 @@ def _replaced(text: str, spans: Sequence[tuple[int, int]], placeholder: str) -> 
     return text
 
 
+def _readable(text: str) -> str:
+    """`text` in the normal form of keyphrases, but for units, and with one kind of hyphen."""
+    return " ".join(fold_and_clean(unicodedata.normalize("NFKC", text)).translate(_HYPHENS).split())
+
+
 def mask(text: str, regions: Sequence[str]) -> tuple[str, tuple[int, ...]]:
     """`text` with `[email]`, `[card]` and `[phone]` in place of what was found, and the numbers of `KINDS` found.
 
-    A text without personal data comes back as it is; one with some comes back in its NFKC form.
+    A text without personal data comes back as it is; one with some comes back as it was read, see above.
     """
-    masked = text if text.isascii() else unicodedata.normalize("NFKC", text)
+    masked, kinds = _masked(_readable(text), regions)
+    return (masked, kinds) if kinds else (text, ())
+
+
+def _masked(text: str, regions: Sequence[str]) -> tuple[str, tuple[int, ...]]:
     kinds = []
     for kind, placeholder in enumerate(_PLACEHOLDERS):
         if kind == 0:
-            spans = [match.span() for match in _EMAIL.finditer(masked)]
-        elif kind == 1:
-            spans = [match.span() for match in _CARD.finditer(masked) if _is_card(match[0])]
+            spans = [match.span() for match in _EMAIL.finditer(text)]
         else:
-            spans = _phones(masked, regions)
+            spans = _cards(text) if kind == 1 else _phones(text, regions)
         if spans:
-            masked = _replaced(masked, spans, placeholder)
+            text = _replaced(text, spans, placeholder)
             kinds.append(kind)
-    return (masked, tuple(kinds)) if kinds else (text, ())
+    return text, tuple(kinds)
 
 
 def mask_raw(text: str, regions: Sequence[str], held: bool, kept: int) -> str:
@@ -139,12 +167,27 @@ def mask_raw(text: str, regions: Sequence[str], held: bool, kept: int) -> str:
       kept: characters of the text that are kept.
     """
     start = text[: kept + _BEYOND]
-    masked = mask(start, regions)[0] if _RAW_SUSPECT.search(start) else start
+    masked = start
+    plain = start if start.isascii() else unicodedata.normalize("NFKC", start)
+    if _RAW_SUSPECT.search(plain):
+        fields = [_masked_field(field, regions) for field in _SEPARATOR.split(plain)]
+        if None in fields:
+            return "[masked]"
+        masked = "".join(field for field in fields if field)
+        masked = start if masked == plain else masked
     if held and masked == start:
         return "[masked]"
     if len(text) > len(start):
         masked = masked[:-_BEYOND]  # it may end in half an address
     return masked[:kept]
+
+
+def _masked_field(field: str, regions: Sequence[str]) -> str | None:
+    """A field of a raw row, masked; None where invisible characters or blanks hide what should be."""
+    if not _RAW_SUSPECT.search(field) or _TIME.fullmatch(field):
+        return field
+    masked = _masked(field, regions)[0]
+    return None if mask(masked, regions)[1] else masked
 
 
 @dataclasses.dataclass(frozen=True)

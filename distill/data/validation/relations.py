@@ -79,7 +79,7 @@ def _clicks(folder: Path) -> list[Finding]:
     keyphrases = _trainable_keyphrases(folder)
     shown, clicked, judged = _Seen(keyphrases), _Seen(keyphrases), _Seen(keyphrases)
     items = _Seen(column(folder, "items", "item_id"))
-    rows = clicked_rows = full = unshown = 0
+    rows = clicked_rows = full = unshown = below = 0
     lowest = np.inf
     for batch in batches(folder, "clicks", ["item_id", "keyphrase", "impressions", "clicks", "position"]):
         impressions, clicks = numbers(batch["impressions"]), numbers(batch["clicks"])
@@ -88,6 +88,7 @@ def _clicks(folder: Path) -> list[Finding]:
         clicked_rows += int((clicks > 0).sum())
         full += int(((clicks == impressions) & (clicks > 0)).sum())
         unshown += int((impressions == 0).sum())
+        below += int((position < 1).sum())
         lowest = min(lowest, float(np.min(position[~np.isnan(position)], initial=np.inf)))
         shown.add(batch["keyphrase"].filter(pa.array(impressions > 0)))
         clicked.add(batch["keyphrase"].filter(pa.array(clicks > 0)))
@@ -105,10 +106,10 @@ def _clicks(folder: Path) -> list[Finding]:
     if unshown:
         message, do = f"{unshown:,} of {rows:,} pairs without an impression.", "Leave them out: they say nothing."
         found.append(finding("clicks: not shown", "note", "clicks", unshown, rows, message, do))
-    if lowest < 1:
-        message = f"Positions begin at {lowest:g}, and 1 should be the top."
+    if below:
+        message = f"{below:,} of {rows:,} pairs at positions from {lowest:g} to below 1, and 1 should be the top."
         do = "Add 1 if positions are counted from 0; propensities by rank are off by one otherwise."
-        found.append(finding("clicks: position below 1", "warning", "clicks", rows, rows, message, do))
+        found.append(finding("clicks: position below 1", "warning", "clicks", below, rows, message, do))
     if files(folder, "clicks"):
         found += [*_never("keyphrases", "shown", shown), *_never("keyphrases", "clicked", clicked)]
         found += _never("items", "clicked", items)

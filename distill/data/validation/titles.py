@@ -18,12 +18,19 @@ _SHARE, _TITLES = 0.02, 20  # of all titles, and titles: what boilerplate must s
 _WHOLE = 0.8  # of a phrase's titles also have the longer one: the longer one is named
 _COMMON = 0.05  # share of titles from which capitals, single words and repetitions are a warning
 _CAPITALS = 12  # characters that a title of capitals must have: shorter ones are brands and models
+_UNSPACED = r"[\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}]"  # scripts that part no words
+_SEVERAL = 5  # letters of these that are more than a word
 
 
 def check_titles(ids: pa.ChunkedArray, titles: pa.ChunkedArray) -> list[Finding]:
     """Findings about titles, string [N], of the items `ids`, string [N]."""
-    tokens = _tokens(titles)
-    return [*_boilerplate(tokens), *_single_words(tokens, ids, titles), *_capitals(ids, titles), *_repeated(titles)]
+    distinct = _tokens(pa.chunked_array([titles.unique()]))  # a title that comes again is no boilerplate
+    return [
+        *_boilerplate(distinct),
+        *_single_words(_tokens(titles), ids, titles),
+        *_capitals(ids, titles),
+        *_repeated(titles),
+    ]
 
 
 def _severity(count: int, of: int) -> str:
@@ -57,6 +64,8 @@ def _boilerplate(tokens: pa.Array) -> Iterator[Finding]:
             often = counted.filter(pc.greater_equal(counted.field("counts"), least))
             for entry in sorted(often.to_pylist(), key=lambda e: (-e["counts"], e["values"])):
                 text, count = entry["values"], entry["counts"]
+                if any(map(str.isdecimal, text)):
+                    continue  # a size, a model or a pack: what tells listings apart
                 longer = [
                     n for t, n in found.items() if (t.startswith(text + " ") if opening else t.endswith(" " + text))
                 ]
@@ -74,7 +83,8 @@ def _boilerplate(tokens: pa.Array) -> Iterator[Finding]:
                 len(tokens),
                 f"The same words {where} many titles: {most:,} of them ({most / len(tokens):.0%}) “{names[0]}”"
                 f"{f', and {len(names) - 1} more such phrases' if len(names) > 1 else ''}.",
-                "Take boilerplate out before the data comes here: it makes unlike listings alike. Leave brands.",
+                "Take boilerplate out before the data comes here: it makes unlike listings alike. Leave brands "
+                "and what the thing is.",
                 [f"“{text}”: {found[text]:,} titles" for text in names],
             )
 
@@ -95,14 +105,18 @@ def _such_titles(
 
 
 def _single_words(tokens: pa.Array, ids: pa.ChunkedArray, titles: pa.ChunkedArray) -> Iterator[Finding]:
-    rows = np.flatnonzero(pc.list_value_length(tokens).to_numpy(zero_copy_only=False) <= 1)
+    single = pc.less_equal(pc.list_value_length(tokens), 1)
+    unspaced = pc.greater_equal(pc.count_substring_regex(titles, _UNSPACED), _SEVERAL).combine_chunks()
+    rows = np.flatnonzero(pc.and_not(single, unspaced).to_numpy(zero_copy_only=False))
     do = "Ask for the whole title: one word does not say what keyphrases fit."
     return _such_titles("titles of one word", "with one word at most", do, rows, ids, titles)
 
 
 def _capitals(ids: pa.ChunkedArray, titles: pa.ChunkedArray) -> Iterator[Finding]:
     long = pc.greater_equal(pc.utf8_length(titles), _CAPITALS)
-    rows = np.flatnonzero(pc.and_(pc.utf8_is_upper(titles), long).to_numpy())
+    capitals, letters = (pc.count_substring_regex(titles, form) for form in (r"\p{Lu}", r"\pL"))
+    mostly = pc.greater(pc.multiply(capitals, 2), letters)  # letters of other scripts have no case
+    rows = np.flatnonzero(pc.and_(pc.and_(pc.utf8_is_upper(titles), mostly), long).to_numpy())
     do = "Nothing where the tokenizer lower-cases (uncased BERT models do); lower-case them for a cased one."
     return _such_titles("titles of capitals", "in capitals", do, rows, ids, titles)
 

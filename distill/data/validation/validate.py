@@ -12,7 +12,6 @@ from pathlib import Path
 
 from distill.artifacts import read_json, write_atomic
 from distill.config import DataConfig
-from distill.data.schema import DataError
 from distill.data.summary import Summary
 from distill.data.validation.about import About
 from distill.data.validation.click_screen import Screened, click_findings
@@ -47,10 +46,7 @@ def validate(folder: Path, summary: Summary, about: About, clicks: Screened, con
       summary: what was done to make them.
       about: what their source says of itself.
       clicks: the outcome of screening the clicks table for impossible clicks.
-      config: the settings of both; `previous` names the tables of an earlier run to compare with.
-
-    Raises:
-      DataError: `previous` holds no prepared tables.
+      config: the settings of both; `previous` names the tables of an earlier run to compare with, if any.
     """
     shapes = distributions(folder)
     found = [*check_intake(summary, folder), *check_relations(folder)]
@@ -60,11 +56,7 @@ def validate(folder: Path, summary: Summary, about: About, clicks: Screened, con
         found += check_titles(ids, titles)
     found += check_languages(shapes)
     if config.previous:
-        earlier = Path(config.previous)
-        if not (earlier / "items.parquet").exists():
-            raise DataError(
-                f"config.data.previous={config.previous!r}: holds no items.parquet; name the `data` folder of a run"
-            )
+        earlier = Path(config.previous)  # `splits.find_earlier` has looked at it before any work
         found += drift(folder, earlier, shapes, distributions(earlier))
     validation = Validation(about, tuple(ordered(found)), shapes)
     record = {

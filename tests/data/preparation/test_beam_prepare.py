@@ -7,6 +7,7 @@ import sys
 import time
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -106,6 +107,43 @@ def test_the_embedded_marketplace(tmp_path, monkeypatch):
     assert summary.tables["clicks"].training > 100
 
 
+def test_odd_rows_and_odd_files(tmp_path, monkeypatch):
+    """Shards of all formats and columns, empty ones, rows that repeat across them, strange ranks and counts."""
+    monkeypatch.setattr(beam_prepare, "_PARTITION_BYTES", 100)
+    pairs = [{"item_id": str(item), "keyphrase": text} for item in range(8) for text in ("a b", "C  D", "e f")]
+    write(tmp_path, "items.jsonl", encode([{"item_id": n, "title": f"t{n} u{n}"} for n in range(8)], "jsonl"))
+    write(tmp_path, "keyphrases.tsv", b"keyphrase\na b\nc d\ne f\n")
+    ranks, shown = (0, 1, 2.0, "1e15", 1.5, -1, None), (9, 2**53, 2**63, -1)
+    rows = {
+        "events": [
+            pair | {"event": "impression" if n % 5 else "click", "position": ranks[n % 7]}
+            for n, pair in enumerate(pairs * 4)
+        ],
+        "clicks": [
+            pair | {"impressions": shown[n % 4], "clicks": n % 3, "position": n % 4 if n % 9 else 1e300}
+            for n, pair in enumerate(pairs * 3)
+        ],
+        "search_relevance": [pair | {"score": n, "passed": n % 2 == 0} for n, pair in enumerate(pairs * 3)],
+    }
+    given = {}
+    for name, table in rows.items():
+        folder = tmp_path / name
+        folder.mkdir()
+        third = len(table) // 3
+        text = [{column: str(value) for column, value in row.items() if value is not None} for row in table]
+        pq.write_table(pa.Table.from_pylist(text[:third]).append_column("more", pa.nulls(third)), folder / "1.parquet")
+        write(folder, "2.jsonl.gz", encode(table[third : 2 * third], "jsonl"))
+        full = [dict.fromkeys(table[0], "") | row for row in text[2 * third :]]
+        write(folder, "3.csv", encode([{column: row[column] for column in reversed(list(row))} for row in full], "csv"))
+        write(folder, "4.jsonl", b"")
+        write(folder, "5.tsv", encode(full[:1], "tsv").split(b"\n")[0])
+        given[name] = SourceConfig((str(folder), f"{folder}/3.csv"))
+    summary = both(tmp_path, tmp_path / "out", DataConfig(max_bad_share=1.0, sources=SourcesConfig(**given)))
+    assert summary.tables["events"].rows == 96 and summary.tables["search_relevance"].merged == 48
+    reasons = summary.tables["clicks"].reasons
+    assert (reasons["impressions: 2^53 or more"], reasons["impressions: negative"]) == (36, 18)
+
+
 @pytest.mark.slow
 def test_workers_that_are_processes(tmp_path):
     """Nothing reaches a worker but through pickles and files."""
@@ -145,6 +183,20 @@ def test_errors_are_those_of_the_in_process_path(tmp_path):
     clicks.write_bytes(clicks.read_bytes()[:-40])
     (message,) = errors(LENIENT)
     assert "clicks.tsv.gz: damaged or cut-off gzip file" in message
+
+
+def test_counts_beyond_all_integers_stop_both(tmp_path):
+    write(tmp_path, "items.jsonl", encode([{"item_id": f"i{n}", "title": f"t{n} u{n}"} for n in range(3)], "jsonl"))
+    write(tmp_path, "keyphrases.tsv", b"keyphrase\na\nb\n")
+    rows = [f"i{n}\t{text}\t{2**53 - 1}\t0\n" for n in (2, 1, 1, 2) for text in "ba"]
+    write(tmp_path, "clicks.tsv", ("item_id\tkeyphrase\timpressions\tclicks\n" + "".join(rows)).encode())
+    config = DataConfig(holdout_share=0.0)
+    messages = {
+        error_of(lambda: prepare(tmp_path, tmp_path / "out", config)),
+        error_of(lambda: beam_prepare.prepare_with_beam(tmp_path, tmp_path / "out", config, RUNNER)),
+    }
+    (message,) = messages
+    assert "table 'clicks': impressions of the pair i1 | a add up to 1.8e+16, 2^53 or more" in message
 
 
 @pytest.mark.parametrize(

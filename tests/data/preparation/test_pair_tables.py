@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -20,10 +21,10 @@ from distill.data.preparation import pair_tables, spill
 from distill.data.preparation.catalogue import BAD, UNKNOWN, Catalogue, Lookup, keyphrase_lookup
 from distill.data.preparation.pair_rows import merge_rows, partition, row_schema
 from distill.data.preparation.prepare import prepare
-from distill.data.preparation.ranks import RankSample, rank_cells
 from distill.data.preparation.spill import Spill
 from distill.data.schema import TABLES
-from distill.data.tables import Prepared, TableWriter, read
+from distill.data.table_writer import TableWriter
+from distill.data.tables import Prepared, read
 from tests.data.preparation.test_prepare import LENIENT, check_invariant, marketplace, pairs_of, quarantined, run, save
 
 ROOT = Path(__file__).parents[3]
@@ -102,29 +103,6 @@ def test_events_and_clicks_of_one_pair_meet(tmp_path):
     assert clicks_of(prepared) == {("i0", "blue hat"): (10, 3, 2.2), ("i1", "blue hat"): (1, 0, 1)}
     clicks, log = summary.tables["clicks"], summary.tables["events"]
     assert (clicks.kept, clicks.merged, log.kept, log.merged) == (1, 1, 1, 3)
-
-
-def test_position_bias_is_estimated_where_pairs_stood_at_different_ranks(tmp_path):
-    rng = np.random.default_rng(0)
-    tables = marketplace()
-    tables["items"] = [{"item_id": f"i{row}", "title": f"t{row}", "split": "train"} for row in range(40)]
-    rows = []
-    for row in range(40):
-        for keyphrase in ("blue hat", "old lamp"):
-            merit = rng.uniform(0.1, 0.5)
-            for rank in (1, 2, 5):
-                clicks = rng.binomial(400, merit * rank**-0.8)
-                pair = {"item_id": f"i{row}", "keyphrase": keyphrase}
-                rows.append(pair | {"impressions": 400, "clicks": int(clicks), "position": rank})
-    tables["clicks"] = rows
-    summary, prepared = run(tmp_path, {name: tables[name] for name in ("items", "keyphrases", "clicks")})
-    bias = prepared.position_bias()
-    assert bias.basis == "pairs" and bias.eta == pytest.approx(0.8, abs=0.05)
-    assert bias.propensity[[0, 1, 4]] == pytest.approx([1, 2**-0.8, 5**-0.8], abs=0.03)
-    assert "position bias: a rank is examined as rank^-0.7" in "\n".join(summary.lines())
-    tables["clicks"] = [row for row in rows if row["position"] == 1]
-    _, prepared = run(tmp_path, {name: tables[name] for name in ("items", "keyphrases", "clicks")})
-    assert prepared.position_bias() is None
 
 
 def many(rows: int, seed: int = 0) -> dict[str, list[dict]]:
@@ -242,7 +220,7 @@ def test_a_spill_gives_back_what_it_took_range_by_range(tmp_path, monkeypatch):
 
 
 def test_a_table_writer_writes_whole_files_of_equal_bytes_or_none(tmp_path, monkeypatch):
-    monkeypatch.setattr("distill.data.tables._ROW_GROUP", 10)
+    monkeypatch.setattr("distill.data.table_writer._ROW_GROUP", 10)
     table = pa.table({"a": list(range(37))})
     for size in (1, 7, 10, 40):
         with TableWriter(tmp_path / f"{size}.parquet", table.schema) as file:
@@ -289,52 +267,6 @@ def test_a_catalogue_finds_ids_however_they_are_written_and_survives_files(tmp_p
         assert one.holdout.tolist() == [True, False] and one.trainable.tolist() == [False, True]
 
 
-@given(st.integers(1, 60), st.integers(0, 99))
-def test_a_sample_of_ranks_does_not_depend_on_the_parts(limit, seed):
-    rng = np.random.default_rng(seed)
-    item = np.repeat(np.arange(40), 2)
-    cells = {"item": item, "keyphrase": item % 7, "position": np.tile([1, 2], 40)}
-    cells |= {"impressions": np.full(80, 9.0), "clicks": np.tile([2.0, 1.0], 40)}
-    whole, parts, other = RankSample(limit), RankSample(limit), RankSample(limit)
-    whole.add(cells)
-    for number, chosen in enumerate(np.array_split(rng.permutation(40), 5)):
-        mask = np.isin(item, chosen)
-        (parts if number % 2 else other).add({name: column[mask] for name, column in cells.items()})
-    parts.merge(other)
-    assert parts.share == whole.share and len(whole.cells()["item"]) <= limit
-    assert all(np.array_equal(column, parts.cells()[name]) for name, column in whole.cells().items())
-
-
-def test_cells_of_ranks_by_hand():
-    rows = [
-        # item, keyphrase, position, impressions, clicks
-        (0, 0, 1, 5, 2),
-        (0, 0, 1, 5, 1),
-        (0, 0, 3, 2, 0),
-        (0, 0, 2.5, 9, 9),  # a mean of ranks
-        (0, 0, np.nan, 9, 9),
-        (1, 0, 1, 5, 1),  # one rank
-        (1, 1, 1, 5, 0),  # no click
-        (1, 1, 2, 5, 0),
-        (2, 0, 1, 5, 1),
-        (2, 0, 2, 0, 1),  # a click without an impression
-    ]
-    cells = rank_cells(*np.array(rows, float).T)
-    assert [tuple(map(float, row)) for row in zip(*cells.values())] == [(0, 0, 1, 10, 3), (0, 0, 3, 2, 0)]
-
-
-def test_ranks_beyond_the_last_are_one():
-    item = np.repeat(np.arange(40), 2)
-    position = np.where(item < 20, np.tile([1.0, 2.0], 40), np.tile([60.0, 80.0], 40))
-    shown, clicked = np.full(80, 90.0), np.tile([10.0, 5.0], 40)
-    deep, sample = RankSample(), RankSample()
-    deep.add(rank_cells(item[40:], item[40:] % 2, position[40:], shown[40:], clicked[40:]))
-    assert deep.position_bias() is None  # though different pairs of a keyphrase have clicks enough
-    sample.add(rank_cells(item, item % 2, position, shown, clicked))
-    bias = sample.position_bias()
-    assert bias is not None and (bias.basis, bias.clicks) == ("pairs", 300) and bias.eta == pytest.approx(1, abs=0.01)
-
-
 CHILD = """
 import sys
 from pathlib import Path
@@ -365,3 +297,23 @@ def test_a_killed_preparation_ends_in_the_same_files(tmp_path, mark):
     assert not (out / "summary.json").exists()
     prepare(source, out, LENIENT)
     assert files(out) == files(tmp_path / "whole")
+
+
+@pytest.mark.parametrize(("limit", "place"), [(3_000, "out/items.parquet"), (20_000, "out/.spill/clicks/")])
+def test_a_full_disk_is_told_with_the_file_and_leaves_no_half_table(tmp_path, monkeypatch, limit, place):
+    """A limit on the size of a file stands in for it."""
+    monkeypatch.setattr(spill, "_WAITING_BYTES", 100_000)
+    tables = many(200)
+    source = save(tmp_path / "in", {name: rows for name, rows in tables.items() if name != "clicks"}, "tsv")
+    source = save(source, {"clicks": tables["clicks"] * 100}, "tsv")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
+    try:
+        with pytest.raises(OSError, match=f"File too large.*{place}"):
+            prepare(source, tmp_path / "out", LENIENT)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert not list((tmp_path / "out").rglob(".*.tmp")) and not (tmp_path / "out" / "clicks.parquet").exists()
+    for name in ("out", "whole"):
+        prepare(source, tmp_path / name, LENIENT)
+    assert files(tmp_path / "out") == files(tmp_path / "whole")

@@ -1,5 +1,4 @@
 import json
-import random
 from pathlib import Path
 
 import numpy as np
@@ -159,110 +158,6 @@ def test_random_tables_survive_every_format(tmp_path_factory, titles, categories
     assert all(output == outputs[0] for output in outputs)
 
 
-@pytest.mark.parametrize(
-    ("table", "change", "reason"),
-    [
-        ("items", {"item_id": " "}, "item_id: empty text"),
-        ("items", {"title": ""}, "title: empty text"),
-        ("items", {"title": "\u200b\t"}, "title: empty text"),
-        ("items", {"split": "test"}, "split: not one of train, holdout"),
-        ("items", {"category": "Shoes > Boots"}, "category: not a JSON list of names"),
-        ("items", {"attributes": [1]}, "attributes: not a JSON map"),
-        ("keyphrases", {"keyphrase": "\x00 "}, "keyphrase: empty text"),
-        ("keyphrases", {"search_volume": -1}, "search_volume: negative"),
-        ("keyphrases", {"search_volume": 1.5}, "search_volume: not a whole number"),
-        ("clicks", {"item_id": "nobody"}, "item_id: not in the items table"),
-        ("clicks", {"keyphrase": "unheard of"}, "keyphrase: not in the keyphrases table"),
-        ("clicks", {"keyphrase": ""}, "keyphrase: empty text"),
-        ("clicks", {"clicks": 11}, "clicks > impressions"),
-        ("clicks", {"clicks": -1}, "clicks: negative"),
-        ("clicks", {"impressions": None}, "impressions: empty"),
-        ("clicks", {"impressions": 10**30}, "impressions: beyond 2^53"),
-        ("clicks", {"position": float("nan")}, "position: NaN or infinite"),
-        ("search_relevance", {"score": float("inf")}, "score: NaN or infinite"),
-        ("search_relevance", {"score": "1e999"}, "score: NaN or infinite"),
-        ("search_relevance", {"score": "high"}, "score: not a number"),
-        ("search_relevance", {"score": True}, "score: not a number"),
-        ("search_relevance", {"passed": 2}, "passed: not 0, 1, true or false"),
-        ("search_relevance", {"passed": None}, "passed: not 0, 1, true or false"),
-        ("judgements", {"grade": 4}, "grade: outside 0–3"),
-        ("judgements", {"grade": 1.5}, "grade: not a whole number"),
-        ("judgements", {"judge": ""}, "judge: empty text"),
-        ("human", {"gain": 1.01}, "gain: outside 0–1"),
-        ("human", {"gain": -0.1}, "gain: outside 0–1"),
-        ("human", {"split": "train"}, "split: not one of valid, test"),
-        ("recommendations", {"source": None}, "source: empty text"),
-        ("recommendations", {"source": ["a"]}, "source: not text"),
-    ],
-)
-def test_each_kind_of_bad_row(tmp_path, table, change, reason):
-    tables = marketplace()
-    row = 3 if table == "items" else 0  # no pair refers to item i3
-    tables[table][row] |= change
-    summary, _ = run(tmp_path, tables)
-    (bad, *consequences) = quarantined(tmp_path)
-    assert (bad["file"], bad["line"], bad["reason"]) == (f"{table}.jsonl", row + 1, reason)
-    assert bad["raw"] == json.dumps(tables[table][row], ensure_ascii=False)
-    assert summary.tables[table].quarantined - summary.tables[table].consequences == 1
-    if table != "keyphrases":
-        assert not consequences
-
-
-def test_flags_may_be_written_in_four_ways(tmp_path):
-    tables = marketplace()
-    tables["human"] = []  # so that no keyphrase is kept out
-    written = [0, "1", "TRUE", "false", True]
-    tables["search_relevance"] = [row | {"passed": passed} for row, passed in zip(tables["search_relevance"], written)]
-    _, prepared = run(tmp_path, tables)
-    assert prepared.training("search_relevance")["passed"].tolist() == [False, True, True, False, True]
-
-
-def test_pairs_of_a_quarantined_item_are_a_consequence_and_do_not_stop_the_run(tmp_path):
-    tables = marketplace()
-    tables["items"][1]["title"] = " "
-    tables["keyphrases"][3]["search_volume"] = -3
-    summary, prepared = run(tmp_path, tables, DataConfig(max_bad_share=0.21))
-    assert "i1" not in prepared.item_ids and "green socks" not in prepared.keyphrases
-    clicks = summary.tables["clicks"]
-    assert clicks.reasons == {"item_id: its item was quarantined": 5, "keyphrase: itself quarantined": 2}
-    assert clicks.quarantined == clicks.consequences == 7
-
-
-def test_a_bad_byte_in_a_title_still_tells_the_item(tmp_path):
-    source = save(tmp_path / "in", marketplace())
-    items = (source / "items.jsonl").read_bytes().replace(b"thing1", b"th\xffng1")
-    (source / "items.jsonl").write_bytes(items)
-    summary = prepare(source, tmp_path / "out", DataConfig(max_bad_share=0.2))
-    check_invariant(summary)
-    assert summary.tables["items"].reasons == {"not UTF-8": 1}
-    assert "th\\xffng1" in quarantined(tmp_path)[0]["raw"]
-    assert summary.tables["clicks"].reasons == {"item_id: its item was quarantined": 5}
-
-
-def test_too_many_bad_rows_stop_the_run(tmp_path):
-    tables = marketplace()
-    for row in (2, 5, 7):
-        tables["clicks"][row]["clicks"] = 99
-    tables["clicks"][9]["item_id"] = "nobody"
-    with pytest.raises(DataError) as error:
-        run(tmp_path, tables, DataConfig(max_bad_share=0.25))
-    message = str(error.value)
-    assert "clicks.jsonl: 4 of 15 rows are bad (26.7%), more than data.max_bad_share=0.25" in message
-    assert "3 × clicks > impressions (lines 3, 6, 8); 1 × item_id: not in the items table (lines 10)" in message
-    assert len(quarantined(tmp_path)) == 4
-    run(tmp_path, tables, DataConfig(max_bad_share=0.27))
-
-
-def test_a_long_raw_row_is_cut_and_a_long_title_kept(tmp_path):
-    tables = marketplace()
-    tables["items"][0]["title"] = "word " * 10_000
-    tables["items"][3] |= {"title": "x" * 5000, "split": "?"}
-    summary, prepared = run(tmp_path, tables)
-    assert len(prepared.titles[0].split()) == 10_000
-    assert any("1 titles have more than 200 words (longest: 10,000, item i0)" in notice for notice in summary.notices)
-    assert len(quarantined(tmp_path)[0]["raw"]) == 2000
-
-
 def test_duplicates(tmp_path):
     tables = marketplace()
     del tables["human"]
@@ -328,6 +223,7 @@ def test_an_earlier_run_leaves_nothing_behind(tmp_path):
 def test_notices(tmp_path):
     tables = marketplace()
     tables["clicks"][0]["session"] = "s"
+    tables["judgements"][0] |= {f"k{n:03}": 1 for n in range(500)}
     tables["items"][0]["split"] = ""
     tables["human"][0]["split"] = "valid"
     tables["items"][5]["title"] = tables["items"][0]["title"] + "!"
@@ -337,60 +233,10 @@ def test_notices(tmp_path):
     assert summary.twins_across_splits == 1 and summary.split_from == "items table"
     notices = "\n".join(summary.lines())
     assert "clicks.jsonl: columns not of the contract are ignored: session" in notices
+    assert "ignored: k000, k001, k002, k003, k004, k005, k006, k007, k008, k009 and 490 more" in notices
     assert "items: 1 rows have an empty split: taken as train" in notices
     assert "human: 1 queries have both valid and test rows" in notices
     assert "click.tsv is no table of the contract" in notices
-
-
-def test_split_by_title_clusters_when_the_items_have_none(tmp_path):
-    tables = {name: rows for name, rows in marketplace().items() if name in ("items", "keyphrases")}
-    tables["items"] = [{"item_id": f"i{n}", "title": f"a{n // 2} b{n // 2} c{n // 2} red"} for n in range(400)]
-    summary, prepared = run(tmp_path, tables, DataConfig(holdout_share=0.2))
-    assert summary.split_from == "title clusters" and 50 < summary.holdout_items < 110
-    assert np.array_equal(prepared.item_is_holdout[::2], prepared.item_is_holdout[1::2])
-
-
-def test_an_earlier_run_keeps_its_split_whatever_is_added(tmp_path):
-    """Another day: new listings, twins of old ones among them, and more rows. No pair changes sides."""
-    tables = {name: rows for name, rows in marketplace().items() if name in ("keyphrases", "clicks")}
-    tables["items"] = [{"item_id": f"i{n}", "title": f"a{n} b{n} c{n} d{n}"} for n in range(100)]
-    tables["clicks"] = [
-        {"item_id": f"i{n}", "keyphrase": "blue hat", "impressions": 1, "clicks": 0} for n in range(100)
-    ]
-    _, before = run(tmp_path, tables)
-    (tmp_path / "out").rename(tmp_path / "yesterday")
-    before = Prepared(tmp_path / "yesterday")
-    # Twins of the first half by older ids, which would otherwise decide for their clusters, and strangers.
-    tables["items"] = [{"item_id": f"a{n}", "title": f"a{n} b{n} c{n} d{n}!"} for n in range(50)] + tables["items"]
-    tables["items"] += [{"item_id": f"n{n}", "title": f"x{n} y{n}"} for n in range(100)]
-    tables["clicks"] += [{"item_id": f"i{n}", "keyphrase": "old lamp", "impressions": 1, "clicks": 0} for n in range(9)]
-    config = DataConfig(previous=str(tmp_path / "yesterday"), max_bad_share=1.0)
-    summary, after = run(tmp_path, tables, config)
-    sides = dict(zip(after.item_ids, after.item_is_holdout.tolist()))
-    assert all(sides[item] == held for item, held in zip(before.item_ids, before.item_is_holdout.tolist()))
-    assert all(sides[f"a{n}"] == sides[f"i{n}"] for n in range(50))
-    for name in ("training", "holdout"):
-        assert set(pairs_of(before, getattr(before, name)("clicks"))) <= set(
-            pairs_of(after, getattr(after, name)("clicks"))
-        )
-    assert (summary.split_from, summary.known_items, summary.items_after_twins) == ("earlier run", 100, 50)
-    assert "100 items keep their split; 50 new ones followed a twin" in "\n".join(summary.lines())
-    with pytest.raises(DataError, match=r"config\.data\.previous=.*is where this run writes"):
-        prepare(tmp_path / "in", tmp_path / "yesterday", config)
-    config.previous = str(tmp_path / "in")
-    with pytest.raises(DataError, match=r"config\.data\.previous='.*in': holds no items\.parquet"):
-        run(tmp_path, tables, config)
-
-
-def test_more_log_rows_move_nothing_even_without_an_earlier_run(tmp_path):
-    tables = {name: rows for name, rows in marketplace().items() if name in ("keyphrases", "items", "judgements")}
-    for row in tables["items"]:
-        del row["split"]
-    _, before = run(tmp_path, tables)
-    held = before.item_is_holdout.tolist()
-    tables["clicks"] = marketplace()["clicks"]
-    _, after = run(tmp_path, tables)
-    assert after.item_is_holdout.tolist() == held
 
 
 def test_a_blocklist_entry_blocks_every_keyphrase_of_its_meaning(tmp_path):
@@ -437,12 +283,6 @@ def test_truth_is_copied_untouched(tmp_path):
     assert not summary.notices
 
 
-@pytest.mark.parametrize("rows", [[], [{"item_id": "", "title": "a"}]])
-def test_no_usable_item_is_an_error(tmp_path, rows):
-    with pytest.raises(DataError, match=r"items\.jsonl: the table has no usable row"):
-        run(tmp_path, marketplace() | {"items": rows})
-
-
 def test_empty_pair_tables_are_present_and_empty(tmp_path):
     summary, prepared = run(tmp_path, marketplace() | {name: [] for name in (*PAIR_TABLES, "human", "blocklist")})
     assert all(len(prepared.training(name)["item"]) == len(prepared.holdout(name)["item"]) == 0 for name in PAIR_TABLES)
@@ -454,40 +294,6 @@ def test_a_directory_is_not_prepared_into_itself(tmp_path):
     source = save(tmp_path / "in", marketplace())
     with pytest.raises(DataError, match="cannot be prepared into itself"):
         prepare(source, source, LENIENT)
-
-
-DAMAGE = [b"\xff", b"\n", b"\t", b"", b"-", b"nan", b"9" * 400, b'"', b"{", b"\x00", b"\\ud800", b"\r", b","]
-
-
-@settings(max_examples=25, deadline=None)
-@given(seed=st.integers(0, 2**32), kind=st.sampled_from(["jsonl", "tsv", "csv"]), hits=st.integers(1, 30))
-def test_no_row_vanishes_under_damage(tmp_path_factory, seed, kind, hits):
-    """Bytes of the files (headers excepted) are replaced; every line that is left is counted once."""
-    directory = tmp_path_factory.mktemp("damage")
-    source = save(directory / "in", marketplace(), kind)
-    rng = random.Random(seed)
-    lines = {}
-    for path in sorted(source.iterdir()):
-        header, body = (b"", path.read_bytes()) if kind == "jsonl" else path.read_bytes().split(b"\n", 1)
-        for _ in range(rng.randrange(hits)):
-            at = rng.randrange(len(body))
-            body = body[:at] + rng.choice(DAMAGE) + body[at + rng.randrange(3) :]
-        path.write_bytes(header + b"\n" + body if header else body)
-        lines[path.name] = sum(
-            bool(line.strip() if kind == "jsonl" else line.rstrip(b"\r")) for line in body.split(b"\n")
-        )
-    try:
-        summary = prepare(source, directory / "out", LENIENT)
-    except DataError as error:  # an item column may be gone from all rows
-        assert "no usable row" in str(error) or "needs the column" in str(error)
-        return
-    check_invariant(summary)
-    if kind != "csv":
-        assert {table.file: table.rows for table in summary.tables.values()} == lines
-    bad = quarantined(directory)
-    assert len(bad) == sum(table.quarantined for table in summary.tables.values())
-    prepared = Prepared(directory / "out")
-    assert all(prepared.trainable[prepared.training(name)["keyphrase"]].all() for name in PAIR_TABLES)
 
 
 def test_esci_ads(esci_ads, tmp_path):

@@ -94,6 +94,48 @@ def test_a_bad_byte_costs_its_line_only(tmp_path):
     ]
 
 
+@pytest.mark.parametrize("separator", ["\t", ","])
+def test_a_row_is_good_or_bad_whatever_stands_beside_it(tmp_path, separator):
+    """A bad byte in a column that nobody asked for, and a field longer than Python's CSV parser takes by itself."""
+    name = "keyphrases.tsv" if separator == "\t" else "keyphrases.csv"
+    lines = ["keyphrase,note", "a,b", "c,\udcff", f"{'d' * 200_000},e"]
+    for trouble in ([], ["f"]):  # a row without its second field
+        text = "\n".join(lines + trouble).replace(",", separator)
+        rows = dict(read(write(tmp_path, name, text.encode("utf-8", "surrogateescape"))))
+        assert rows[2] == {"keyphrase": "a"} and rows[3] == "not UTF-8" and rows[4] == {"keyphrase": "d" * 200_000}
+        assert rows.get(5, "expected").startswith("expected")
+
+
+@pytest.mark.parametrize(
+    "kind", [pa.binary(), pa.binary(3), pa.large_binary(), pa.binary_view(), pa.dictionary(pa.int8(), pa.binary())]
+)
+def test_parquet_texts_of_any_type_lose_a_row_to_a_bad_byte(tmp_path, kind):
+    values = pa.array([b"red", b"bl\xff", b"old"], getattr(kind, "value_type", kind))
+    pq.write_table(pa.table({"keyphrase": values.cast(kind)}), tmp_path / "keyphrases.parquet")
+    assert [row for _, row in read(tmp_path / "keyphrases.parquet")] == [
+        {"keyphrase": "red"},
+        "not UTF-8",
+        {"keyphrase": "old"},
+    ]
+
+
+@pytest.mark.parametrize("kind", ["float64", "float32", "jsonl"])
+def test_ids_that_a_gap_made_floats_are_whole_numbers_again(tmp_path, kind):
+    """pandas does that. Where floats skip integers the id is not known any more."""
+    exact = 2**24 if kind == "float32" else 2**53
+    values = [7.0, float(exact - 1), None, float(exact), 1.5, float("nan"), -3.0]
+    if kind == "jsonl":
+        lines = [json.dumps({"item_id": value, "keyphrase": "a", "score": 1, "passed": 1}) for value in values]
+        path = write(tmp_path, "search_relevance.jsonl", "\n".join(lines).encode())
+    else:
+        path = tmp_path / "search_relevance.parquet"
+        ids = pa.array(values, pa.type_for_alias(kind))
+        pq.write_table(pa.table({"item_id": ids, "keyphrase": ["a"] * 7, "score": [1] * 7, "passed": [1] * 7}), path)
+    found = [row if isinstance(row, str) else row["item_id"] for _, row in read(path, "search_relevance")]
+    bad = "item_id: not text"
+    assert found == ["7", str(exact - 1), None, bad, bad, bad, "-3"]
+
+
 def test_wrong_number_of_fields(tmp_path):
     content = b"keyphrase,search_volume\na,1\nb\nc,1,2\nd,4\n"
     expected = [
@@ -198,6 +240,10 @@ def test_damaged_files(tmp_path):
         path.write_bytes(damaged)
         with pytest.raises(DataError, match=r"keyphrases\.tsv\.gz: damaged or cut-off gzip"):
             read(path)
+    path = tmp_path / "keyphrases.jsonl.gz"
+    path.write_bytes(b"")
+    with pytest.raises(DataError, match=r"keyphrases\.jsonl\.gz: damaged or cut-off gzip file \(it is empty\)"):
+        read(path)
     path = tmp_path / "keyphrases.parquet"
     path.write_bytes(encode(ROWS, "parquet")[:-20])
     with pytest.raises(DataError, match=r"keyphrases\.parquet: damaged or not a Parquet file"):

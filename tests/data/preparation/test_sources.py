@@ -7,6 +7,7 @@ import uuid
 from pathlib import Path
 
 import fsspec
+import pyarrow.parquet as pq
 import pytest
 
 from distill.config import ConfigError, DataConfig, Experiment, SourceConfig, SourcesConfig
@@ -146,6 +147,10 @@ def test_the_hash_follows_contents_and_not_places(tmp_path, store):
     for place in (str(tmp_path / "a"), str(tmp_path / "b"), f"{store}/a"):
         shards(place, rows, "tsv")
     first = content_hash(f"{tmp_path}/a/**/*.tsv")
+    shards(str(tmp_path / "c"), rows, "csv")
+    for path in (tmp_path / "a").rglob("*.tsv"):  # the same bytes, to be read in another way
+        (tmp_path / "c" / path.relative_to(tmp_path / "a")).with_suffix(".csv").write_bytes(path.read_bytes())
+    assert content_hash(f"{tmp_path}/c/**/*.csv") != first
     assert content_hash(f"{tmp_path}/b/**/*.tsv") == first
     there = content_hash(f"{store}/a/**/*.tsv")
     assert content_hash(f"{store}/a/**/*.tsv") == there
@@ -165,6 +170,34 @@ def test_formats_by_suffix(tmp_path):
         file = data_file(name)
         assert (file.format, file.zipped) == found
     assert data_file("file:///data/a.tsv").is_local and not data_file("gs://b/a.tsv").is_local
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"columns": ("postion=rank",)}, r"events\.columns=.*has no column 'postion'\. Name one of item_id, keyphrase"),
+        ({"columns": ("position=rank",)}, r"events\.columns=.*there is no such table in .*in\. Set .*events\.files"),
+        ({"format": "csv"}, r"events\.format='csv': is for files that config\.data\.sources\.events\.files names"),
+    ],
+)
+def test_settings_that_would_do_nothing_are_errors(tmp_path, settings, message):
+    with pytest.raises(DataError, match=rf"config\.data\.sources\.{message}"):
+        find_sources(save(tmp_path / "in", marketplace()), given(events=SourceConfig(**settings)).sources)
+
+
+def test_what_bears_the_name_of_a_table_and_is_not_read_is_told(tmp_path):
+    tables = {name: rows for name, rows in marketplace().items() if name in ("items", "keyphrases")}
+    source = save(tmp_path / "in", tables)
+    for name in ("clicks.tsv.bz2", "Events.TSV", "judgements.json"):
+        write(source, name, b"")
+    (source / "recommendations.parquet").mkdir()  # as Spark writes a table
+    notices = prepare(source, tmp_path / "out", LENIENT).notices
+    for name in ("Events.TSV", "clicks.tsv.bz2", "judgements.json", "recommendations.parquet"):
+        (notice,) = [notice for notice in notices if notice.startswith(f"{name} is ignored")]
+        assert f"data.sources.{name.split('.')[0].lower()}.files" in notice
+    (source / "clicks.tsv").symlink_to(tmp_path / "nowhere.tsv")
+    with pytest.raises(DataError, match=r"in/clicks\.tsv: is a link to .*nowhere\.tsv, where there is nothing"):
+        prepare(source, tmp_path / "out", LENIENT)
 
 
 @pytest.mark.parametrize(
@@ -207,3 +240,57 @@ def test_a_line_without_end_costs_one_row_and_no_memory(tmp_path):
         bad = quarantined(tmp_path)
         assert [row["line"] for row in bad] == ([3, 5] if kind != "jsonl" else [2, 5])
         assert all(len(row["raw"]) == 2000 for row in bad)
+
+
+EVENTS = ("View", "view", "hit", "purchase", "", "shown")
+VALUES = ("event:view=impression", "event:HIT=click", "event:purchase=")
+
+
+@pytest.mark.parametrize("kind", ["parquet", "tsv.gz", "jsonl"])
+def test_values_of_other_names_are_told_and_what_does_not_matter_is_left_out_and_counted(tmp_path, kind):
+    tables = marketplace()
+    before = tables["clicks"][2]
+    item, keyphrase = before["item_id"], before["keyphrase"]
+    events = [{"item_id": item, "keyphrase": keyphrase, "event": name} for name in EVENTS]
+    shards(f"{tmp_path}/logs", events, kind, count=1)
+    source = SourceConfig(files=(f"{tmp_path}/logs",), values=VALUES)
+    config = dataclasses.replace(given(events=source), max_bad_share=0.5)
+    summary = prepare(save(tmp_path / "in", tables), tmp_path / "out", config)
+    found = summary.tables["events"]
+    assert (found.rows, found.quarantined) == (6, 3)
+    reasons = [row["reason"] for row in quarantined(tmp_path) if "logs" in row["file"]]
+    assert sorted(reasons) == [
+        "event: empty, and so is clicked",
+        "event: not one of impression, click",
+        "left out, as data.sources says",
+    ]
+    table = pq.read_table(tmp_path / "out" / "clicks.parquet").to_pylist()
+    (row,) = [row for row in table if (row["item_id"], row["keyphrase"]) == (item, keyphrase)]
+    assert (row["impressions"], row["clicks"]) == (before["impressions"] + 2, before["clicks"] + 1)
+    strict = dataclasses.replace(config, max_bad_share=0.39)  # two of the five rows that matter
+    with pytest.raises(DataError, match=r"2 of 5 rows are bad \(40\.0%\)"):
+        prepare(tmp_path / "in", tmp_path / "other", strict)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (("kind:view=click",), "has no column 'kind' of named values. Name one of event"),
+        (("position:1=2",), "has no column 'position' of named values"),
+        (("event:view=shown",), "'event' cannot be 'shown'. Name one of impression, click, or nothing"),
+    ],
+)
+def test_values_that_a_column_cannot_have_are_named(tmp_path, values, message):
+    shards(f"{tmp_path}/logs", [{"item_id": "1", "keyphrase": "a", "event": "view"}], "tsv", count=1)
+    source = SourceConfig(files=(f"{tmp_path}/logs",), values=values)
+    with pytest.raises(DataError) as failure:
+        find_sources(save(tmp_path / "in", marketplace()), given(events=source).sources)
+    assert message in str(failure.value)
+
+
+@pytest.mark.parametrize("values", [("view=click",), ("event:view",), ("event:=click",), ("event:a=click", "event:A=")])
+def test_values_that_cannot_be_read_are_named(values):
+    experiment = Experiment()
+    experiment.data.sources.events = SourceConfig(files=("a.tsv",), values=values)
+    with pytest.raises(ConfigError, match=r"config\.data\.sources\.events\.values"):
+        experiment.validate()

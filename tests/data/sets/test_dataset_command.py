@@ -124,11 +124,20 @@ def test_an_optional_table_without_rows_is_left_out_and_said(tmp_path):
     (source / "click.tsv").write_text("keyphrase\n")
     built = build("marketplace", source, tmp_path / "tfds")
     assert list(built.builders) == ["items", "keyphrases"]
-    assert "blocklist: left out, table 'blocklist': none of its 0 rows is usable" in "\n".join(built.lines())
+    said = "\n".join(built.lines())
+    assert f"blocklist: left out, {source}/blocklist.tsv: none of 0 rows for the table 'blocklist' is usable" in said
     assert "notice: click.tsv is no table of the contract: left out" in built.lines()
     (source / "keyphrases.tsv").write_text("keyphrase\n")
-    with pytest.raises(DataError, match="table 'keyphrases': none of its 0 rows is usable"):
+    with pytest.raises(DataError, match="none of 0 rows for the table 'keyphrases' is usable"):
         build("marketplace", source, tmp_path / "tfds")
+
+
+def test_columns_that_the_contract_does_not_know_are_named(tmp_path):
+    source = tmp_path / "in"
+    source.mkdir()
+    (source / "items.csv").write_text("item_id,title,price\na,red lamp,3\n")
+    (source / "keyphrases.tsv").write_text("keyphrase\nred lamp\n")
+    assert "  columns not of the contract are left out: price" in build("marketplace", source, tmp_path / "tf").lines()
 
 
 def test_other_files_are_built_again_and_the_same_are_not(tmp_path):
@@ -141,23 +150,31 @@ def test_other_files_are_built_again_and_the_same_are_not(tmp_path):
     clicks.write_text(clicks.read_text() + "i3,red lamp,100,7,2.5\n")
     (first.parent.parent / "incomplete.ABCDEF_1.0.0").mkdir()  # what a kill leaves behind
     built = build("marketplace", source, tmp_path / "tfds")
-    with pytest.raises(DataError, match=r"clicks\.csv, line 13"):
+    with pytest.raises(DataError, match=r"clicks\.csv: 1 of 61 rows .*lines 13\)") as refused:
         build("marketplace", source, tmp_path / "tfds", max_bad_share=0.0)
+    kept = Path(str(refused.value).rsplit("They are in ", 1)[1].removesuffix("."))
+    assert [json.loads(line)["line"] for line in kept.read_text().splitlines()] == [13]
     assert not Path(built.builders["clicks"].data_path).exists()
     built = build("marketplace", source, tmp_path / "tfds")
     assert first.stat().st_mtime_ns == before and not list(first.parent.parent.glob("incomplete*"))
-    assert built.builders["clicks"].info.metadata["kept"] == 60
+    assert built.builders["clicks"].info.metadata["kept"] == 60 and not kept.exists()
     assert write_directory(built, tmp_path / "out") and not write_directory(built, tmp_path / "out")
     assert len(pq.read_table(tmp_path / "out" / "clicks.parquet")) == 60
     assert not list(tmp_path.glob(".*partial"))
 
 
-def test_a_directory_with_other_files_is_not_overwritten(own, tmp_path):
+def test_a_directory_with_other_files_is_not_overwritten(own, wands, tmp_path):
     (tmp_path / "clicks.tsv").write_text("mine")
     with pytest.raises(DataError, match="it holds files that were not written from a data set"):
         write_directory(own, tmp_path)
     assert (tmp_path / "clicks.tsv").read_text() == "mine"
     write_directory(own, tmp_path / "data")
+    (tmp_path / "data" / "blocklist.tsv").write_text("mine")  # beside what was written
+    assert not write_directory(own, tmp_path / "data")
+    with pytest.raises(DataError, match=r"blocklist\.tsv is there"):
+        write_directory(wands, tmp_path / "data")
+    assert (tmp_path / "data" / "blocklist.tsv").read_text() == "mine"
+    (tmp_path / "data" / "blocklist.tsv").unlink()
     again = build("marketplace", tmp_path / "data", tmp_path / "tfds")
     with pytest.raises(DataError, match="the original files are there"):
         write_directory(again, tmp_path / "data")
@@ -177,6 +194,16 @@ def test_missing_files_are_named_with_page_licence_and_place(tmp_path):
     for name, message in (("amazon_esci", "under Apache-2.0"), ("marketplace", "it holds no table")):
         with pytest.raises(DataError, match=message):
             build(name, tmp_path, tmp_path / "tfds")
+
+
+def test_a_file_in_the_wrong_place_is_pointed_at(tmp_path):
+    clone = shutil.copytree(FAKE / "wayfair_wands", tmp_path / "WANDS-main" / "dataset")
+    (tmp_path / "query.csv.gz").write_bytes(gzip.compress((clone / "query.csv").read_bytes()))
+    with pytest.raises(DataError) as said:
+        build("wayfair_wands", tmp_path, tmp_path / "tfds")
+    assert f"product.csv is missing (one is in {clone}: if it is the right one, name that directory)" in str(said.value)
+    assert "query.csv is missing (query.csv.gz is there: unpack it)" in str(said.value)
+    assert f"put these files into {tmp_path}:" in str(said.value)
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 import json
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 import tensorflow_datasets as tfds
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from distill.data.schema import DataError
 from distill.data.sets import esci, wands
 from distill.data.sets.build import build
+from distill.data.sets.parquet_rows import batches
 from distill.data.sets.queries import QueryShares, query_split
 from distill.data.sets.quoted_tsv import quoted_tsv
 from distill.data.sets.reading import rows
@@ -72,6 +74,15 @@ def test_esci_locales_do_not_mix(tmp_path):
     assert all(row["item_id"].startswith("JP") for row in items) and len(items) == 8
     assert items[1]["title"] == "電気ケトル 【公式】&amp; 送料無料" and items[1]["attributes"] == {"brand": "アクメ"}
     assert table(built, "keyphrases")[2]["keyphrase"] == "登山靴 メンズ"
+
+
+def test_a_locale_that_the_files_lack_is_named(tmp_path):
+    for name in ("examples", "products"):
+        file = f"shopping_queries_dataset_{name}.parquet"
+        rows_ = pq.read_table(FAKE / "amazon_esci" / file, filters=[("product_locale", "==", "us")])
+        pq.write_table(rows_, tmp_path / file)
+    with pytest.raises(DataError, match=r"locale='jp', size='small': .*products\.parquet: none of 0 rows"):
+        build("amazon_esci", tmp_path, tmp_path / "tfds", locale="jp")
 
 
 def test_bad_rows_are_counted_and_told_with_file_and_line(esci):
@@ -147,7 +158,7 @@ def test_unknown_labels_and_ids_of_wands(tmp_path):
         "query_id: no usable query of this id": 1,
     }
     with pytest.raises(
-        DataError, match=r"rows are bad .*more than max_bad_share=0\.001\. Commonest: .*label\.csv, line"
+        DataError, match=r"label\.csv: 3 of .*rows are bad .*more than .*max_bad_share=0\.001\. Commonest: .*lines"
     ):
         build("wayfair_wands", tmp_path, tmp_path / "again", max_bad_share=0.001)
 
@@ -166,6 +177,46 @@ def test_a_damaged_or_foreign_esci_file(tmp_path):
     path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:1\nsize 1\n")
     with pytest.raises(DataError, match=r"products\.parquet is a Git LFS pointer"):
         build("amazon_esci", tmp_path, tmp_path / "tfds")
+
+
+@pytest.mark.parametrize(
+    ("column", "change", "message"),
+    [
+        ("small_version", lambda c: c.cast(pa.string()), r"column 'small_version' holds string, not numbers"),
+        ("esci_label", lambda c: pc.equal(c, "E"), r"column 'esci_label' holds bool, not texts"),
+        ("query", lambda c: pa.array([[text] for text in c.to_pylist()]), r"'query' holds list<.*>, not texts"),
+    ],
+)
+def test_an_esci_file_with_columns_of_another_kind(tmp_path, column, change, message):
+    _copy_esci(tmp_path, column, change)
+    with pytest.raises(DataError, match=rf"examples\.parquet: .*{message}\. Take the official file"):
+        build("amazon_esci", tmp_path, tmp_path / "tfds")
+
+
+def test_an_esci_file_whose_flags_are_boolean_and_ids_whole_numbers(tmp_path, esci):
+    _copy_esci(tmp_path, "small_version", lambda c: c.cast(pa.bool_()))
+    built = build("amazon_esci", tmp_path, tmp_path / "tfds")
+    assert table(built, "human") == table(esci, "human")
+    path = tmp_path / "ids.parquet"
+    pq.write_table(
+        pa.table({"id": [1, None], "large": pa.array([0, 1]), "tag": pa.array(["a", "b"]).dictionary_encode()}), path
+    )
+    (batch,) = batches(path, ("id", "tag"), "large")
+    assert {name: values.to_pylist() for name, values in batch.columns.items()} == {
+        "id": ["1", None],
+        "tag": ["a", "b"],
+        "large": [0.0, 1.0],
+    }
+
+
+def _copy_esci(directory, column, change):
+    """The made-up official files with a column of the pairs changed."""
+    for name in ("examples", "products"):
+        file = f"shopping_queries_dataset_{name}.parquet"
+        rows_ = pq.read_table(FAKE / "amazon_esci" / file)
+        if name == "examples":
+            rows_ = rows_.set_column(rows_.column_names.index(column), column, change(rows_[column]))
+        pq.write_table(rows_, directory / file)
 
 
 def test_text_that_is_not_utf8_costs_its_row(tmp_path):

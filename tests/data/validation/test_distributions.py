@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from distill.config import DataConfig
 from distill.data.preparation.prepare import prepare
-from distill.data.validation.distributions import binned, distributions, rates, words
+from distill.data.validation.distributions import _categories, binned, distributions, rates, words
 from tests.data.preparation.test_prepare import marketplace, save
 
 
@@ -58,6 +58,14 @@ def test_the_tables_of_a_marketplace(tmp_path):
     assert sum(found["grades of held-out items"].values()) == 5
     assert found["gains of test queries"] == {"1": 3}
     assert sum(found["search engine"].values()) == 11
+
+
+def test_a_category_may_bear_the_name_of_a_class():
+    tops = ["others", "none", *(f"c{number}" for number in range(250)), "others", "none"]
+    category = pa.chunked_array([[[name, "leaf"] for name in tops] + [[]] * 3], pa.list_(pa.string()))
+    found = _categories(category)
+    assert sum(found.values()) == len(category) == 257
+    assert found["others"] == 2 + 52 and found["none"] == 2 + 3
 
 
 def test_nothing_is_invented_where_there_is_no_table(tmp_path):

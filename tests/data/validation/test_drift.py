@@ -93,6 +93,29 @@ def test_a_large_shift_is_a_warning_that_names_the_classes():
     assert found.examples[:2] == ("Shoes: 90.0% → 30.0%", "Hats: 10.0% → 60.0%")
 
 
+def test_which_of_many_rare_classes_have_names_is_no_shift():
+    rng = np.random.default_rng(0)
+    snapshots = []
+    for _ in range(2):
+        drawn = rng.multinomial(20_000, np.full(2000, 1 / 2000))
+        named = np.argsort(-drawn, kind="stable")[:200]
+        one = {f"c{number}": int(drawn[number]) for number in named}
+        snapshots.append({"top category": one | {"others": 20_000 - sum(one.values())}})
+    assert list(drift._shifts(*snapshots)) == []
+    snapshots[1]["top category"]["c0"] = 10_000  # a third of the items
+    assert [one.severity for one in drift._shifts(*snapshots)] == ["warning"]
+
+
+def test_a_table_that_is_gone_is_found(tmp_path):
+    _snapshot(tmp_path, "before", marketplace())
+    later = {name: rows for name, rows in marketplace().items() if name != "clicks"}
+    _snapshot(tmp_path, "after", later)
+    shapes = [distributions(tmp_path / name) for name in ("after", "before")]
+    found = drift.drift(tmp_path / "after", tmp_path / "before", *shapes)
+    assert [(one.check, one.table, one.count) for one in found] == [("drift: a table is gone", "clicks", 11)]
+    assert drift.drift(tmp_path / "before", tmp_path / "after", *reversed(shapes)) == []
+
+
 def test_large_tables_are_compared_by_a_part_of_the_items(tmp_path, monkeypatch):
     _snapshot(tmp_path, "before", marketplace())
     later = marketplace()

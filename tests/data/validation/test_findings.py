@@ -30,6 +30,13 @@ def test_examples_are_few_short_and_on_one_line():
     assert by_check["d"].share == 0.0
 
 
+def test_a_place_keeps_its_line():
+    assert findings.place("clicks.tsv:12") == "clicks.tsv:12"
+    cut = findings.place(f"s3://bucket/{'folder/' * 40}part-0.csv.gz:14547")
+    assert len(cut) == 120 and cut.startswith("…") and cut.endswith("part-0.csv.gz:14547")
+    assert finding("a", "note", "clicks", 1, 1, "m.", "d.", [cut]).examples == (cut,)
+
+
 def test_lines_tell_errors_and_warnings_and_count_notes():
     lines = findings.lines(some(), most=2)
     assert lines[0] == "findings: 1 error, 2 warnings, 1 note"

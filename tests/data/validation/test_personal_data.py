@@ -8,14 +8,15 @@ import json
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from distill.config import DataConfig, MarketplaceConfig, ScreeningConfig
 from distill.data.marketplace.world import World
 from distill.data.preparation.prepare import prepare
 from distill.data.tables import Prepared
-from distill.data.validation.personal_data import mask, mask_raw, screen
+from distill.data.text import normalise_keyphrase
+from distill.data.validation.personal_data import KINDS, mask, mask_raw, screen
 from tests.data.preparation.test_prepare import marketplace, save
 
 US = ("US",)
@@ -38,6 +39,12 @@ EMAIL, PHONE, CARD = "jane.roe@example.com", "415-555-2671", "4111 1111 1111 111
         ("5555555555554444", "[card]"),
         ("3782 822463 10005", "[card]"),
         ("a@b.com or 415-555-2671", "[email] or [phone]"),
+        ("visa 4111 1111 1111 1111 12/25 123", "visa [card] 12/25 123"),
+        ("2 4111-1111-1111-1111", "2 [card]"),
+        ("card no.4111111111111111.", "card no.[card]."),
+        ("4111111111111111 5555 5555 5555 4444", "[card] [card]"),
+        ("call us at 415 555 2671", "call us at [phone]"),
+        ("télé +33 1 42 68 53 00", "télé [phone]"),
     ],
 )
 def test_personal_data_is_masked(text, masked):
@@ -58,6 +65,8 @@ def test_personal_data_is_masked(text, masked):
         "4006381333931",  # EAN-13 that begins like a Visa card
         "4111 1111 1111 1112",  # fails Luhn's check
         "1234567890123452",  # passes it, but nobody issues 1…
+        "size 41 42 43 44 45 46 47 48",  # passes it too, but no card is grouped so
+        "1.4111111111111111",
         "hat @ home.",
         "@handle.com",
         "user@host",
@@ -86,6 +95,42 @@ def test_issuers_prefixes_with_check_digits_by_hand():
     assert good == [4]
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "4111  1111  1111  1111",
+        "4111\t1111 1111\n1111",
+        "4111\u200b1111\u200b1111\u200b1111",  # zero-width spaces
+        "4111\u00ad1111\u00ad1111\u00ad1111",  # soft hyphens
+        "4111–1111–1111–1111",
+        "4111\u20111111\u20111111\u20111111",  # hyphens that do not break
+        "415−555−2671",  # minus signs
+        "call 415\u2060-555-2671",
+        "\u202ajane.roe@exam\u00adple.com\u202c",
+    ],
+)
+def test_what_cannot_be_seen_hides_nothing(text):
+    assert mask(text, US)[1] == (KINDS.index(_kind_of(text)),)
+    assert screen(pa.array(["red boot", text]), US).kind.tolist() == [-1, KINDS.index(_kind_of(text))]
+
+
+def _kind_of(text: str) -> str:
+    return "an e-mail address" if "@" in text else "a card number" if text.startswith("4111") else "a phone number"
+
+
+@given(
+    st.lists(
+        st.sampled_from(
+            [EMAIL, PHONE, *CARD.split(), "call", "4", "-", " ", "  ", "\t", "\u200b", "\u00ad", "\u2011", "x"]
+        ),
+        max_size=9,
+    ).map("".join)
+)
+@example("4111\u00a0\u200b1111 1111 1111")
+def test_no_normal_form_shows_what_was_overlooked(text):
+    assert mask(text, US)[1] or not mask(normalise_keyphrase(text), US)[1]
+
+
 @given(st.text(max_size=60))
 def test_masking_is_idempotent_and_leaves_other_texts_alone(text):
     masked, kinds = mask(text, US)
@@ -107,6 +152,21 @@ def test_a_raw_row_is_masked_in_its_place():
     assert json.loads(mask_raw(row, US, True, 2000)) == {"item_id": "i1", "keyphrase": "call [phone]", "clicks": 2}
     counts = "i1\tred boot\t415\t555\t2671"
     assert mask_raw(counts, US, False, 2000) == counts
+
+
+@pytest.mark.parametrize(
+    ("row", "masked"),
+    [
+        (f"x,i1,{CARD},1", "x,i1,[card],1"),  # a digit and a comma before it
+        (f"i1,{CARD.replace(' ', '')}", "i1,[card]"),
+        (f"i1\t{EMAIL}\t4", "i1\t[email]\t4"),
+        ('I1,"Red Boot",415,555,2671,2026-11-24T02:00:00Z', 'I1,"Red Boot",415,555,2671,2026-11-24T02:00:00Z'),
+        ("i1\t4111  1111  1111  1111\t3", "[masked]"),
+        (f"i1\t{EMAIL[:-3]}\u00adcom\t3", "[masked]"),
+    ],
+)
+def test_a_malformed_raw_row_is_masked_field_by_field(row, masked):
+    assert mask_raw(row, US, False, 2000) == masked
 
 
 def test_a_raw_row_whose_personal_data_is_escaped_goes_as_a_whole():

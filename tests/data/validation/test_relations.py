@@ -27,7 +27,7 @@ def test_what_is_well_is_noted_at_most(tmp_path):
     assert found["items without category"].count == 3
     assert found["items without category"].severity == "warning"  # half of them
     assert found["human: few test queries"].count == 1
-    assert found["leakage: human queries"].examples == ("red boot", "red boots")
+    assert found["leakage: human queries"].examples == ("red boot",)
     assert found["leakage: near-duplicates of human queries"].examples == ("red boots",)
     assert found["keyphrases without search volume"].count == 1
 
@@ -68,6 +68,20 @@ def test_never_shown_and_never_clicked(tmp_path):
 )
 def test_a_fault_is_found(tmp_path, change, check, severity):
     assert findings(tmp_path, change)[check].severity == severity
+
+
+def test_positions_below_one_are_counted(tmp_path):
+    found = findings(tmp_path, lambda tables: tables["clicks"][2].update(position=0))["clicks: position below 1"]
+    assert found.count == 1 and found.share < 0.2
+
+
+def test_a_human_query_is_the_example_of_human_queries(tmp_path):
+    def change(tables):
+        tables["keyphrases"] = [{"keyphrase": "boots red"}, *tables["keyphrases"]]  # near-duplicates come first
+
+    found = findings(tmp_path, change)
+    assert "boots red" not in found["leakage: human queries"].examples
+    assert "boots red" in found["leakage: near-duplicates of human queries"].examples
 
 
 def test_a_log_of_clicked_impressions_alone_is_an_error(tmp_path):

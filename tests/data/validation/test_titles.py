@@ -45,9 +45,9 @@ def test_few_titles_are_no_boilerplate():
 
 
 def test_titles_that_are_nothing_but_the_phrase_are_repetitions():
-    found = findings(["gift card"] * 30 + plain(100))
+    found = findings(["gift card"] * 30 + ["ring of silver with a stone"] * 30 + plain(100))
     assert set(found) == {"the same title"}
-    assert found["the same title"].count == 30
+    assert found["the same title"].count == 60
     assert found["the same title"].severity == "warning"
 
 
@@ -63,6 +63,22 @@ def test_single_words_capitals_and_repetitions():
 def test_titles_in_other_scripts_have_words_too():
     found = findings(["красные ботинки кожаные", "赤い 革の ブーツ", "हिन्दी शब्द यहाँ"])
     assert found == {}
+
+
+def test_sizes_and_models_are_no_boilerplate():
+    titles = [f"{title} 28 cm" for title in plain(30)] + [f"{title} iPhone 12" for title in plain(90)[30:]]
+    titles += [f"Galaxy S21 {title}" for title in plain(150)[90:]] + plain(500)[150:]
+    assert findings(titles) == {}
+
+
+def test_languages_that_part_no_words():
+    titles = ["フライパン焦げ付かない直径二十八糎", "เคสโทรศัพท์มือถือกันกระแทก", "指輪"]
+    (found,) = findings(titles).values()
+    assert found.check == "titles of one word" and found.examples == ("i2: 指輪",)
+
+
+def test_a_brand_in_capitals_makes_no_title_of_capitals():
+    assert findings(["WMF 鉄のフライパン IH対応", "ソニー イヤホン ノイズキャンセリング PS5"]) == {}
 
 
 def test_no_titles():
