@@ -110,6 +110,7 @@ class Evidence:
     findings: Mapping[str, Sequence[Finding]]  # family → its comparisons
     curves: Mapping[str, Mapping[str, Sequence[Line]]]  # title → metric → lines
     axes: Mapping[str, str]  # title → what is along it
+    not_run: Sequence[str]  # arms of the grid that this run left out
     missing: Mapping[str, str]  # figure → why
     seconds: float  # of all stages, shared ones once
     versions: Mapping[str, str]

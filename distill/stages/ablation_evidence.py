@@ -34,10 +34,9 @@ def write_evidence(
     findings = _findings(grid, measured, missing)
     evidence = Evidence(
         name=grid.name,
-        command=shlex.join(command),
+        command=" ".join(map(_shell_word, command)),
         data="the embedded marketplace" if grid.data.embedded else Path(grid.data.dir).name or "one's own files",
-        encoder=Path(grid.encoder.init).name
-        or f"{grid.encoder.layers}-layer, width {grid.encoder.width}, from scratch",
+        encoder=_encoder(grid),
         seeds=grid.seeds,
         shared_queries=same_tables(runs),
         simulated=grid.simulated,
@@ -47,6 +46,7 @@ def write_evidence(
         findings=findings,
         curves={curve.title: _lines(curve, grid, runs, figures) for curve in grid.curves},
         axes={curve.title: AXES[curve.axis] for curve in grid.curves},
+        not_run=[name for name in grid.arms if name not in grid.selected()],
         missing=missing,
         seconds=_total_seconds(runs),
         versions=package_versions(),
@@ -111,7 +111,8 @@ def _findings(
 ) -> dict[str, list[Finding]]:
     """Family → its comparisons, corrected together; adds to `missing` those that cannot be made.
 
-    A claim that cannot be tested stays a finding, without numbers, lest the page say that every claim held.
+    A claim that cannot be tested stays a finding, without numbers, lest the page say that every claim held. Of other
+    comparisons those with arms that were not to be run are left out; the page names these arms.
     """
     families: dict[str, list[tuple[Comparison, str, Contrast]]] = {}
     for comparison in grid.comparisons:
@@ -120,7 +121,8 @@ def _findings(
             sides = [measured.get((metric, model)) for model in (comparison.first, comparison.second)]
             if sides[0] is None or sides[1] is None:
                 absent = comparison.first if sides[0] is None else comparison.second
-                missing[name] = f"{metric} was not measured for {absent}"
+                if absent not in grid.arms or absent in grid.selected():
+                    missing[name] = f"{metric} was not measured for {absent}"
                 if comparison.expected:
                     families.setdefault(comparison.family, []).append((comparison, metric, _NOT_MEASURED))
                 continue
@@ -149,6 +151,19 @@ def _findings(
             for (comparison, metric, found), p_holm, (low, high) in zip(rows, adjusted, bounds, strict=True)
         ]
     return findings
+
+
+def _encoder(grid: Ablations) -> str:
+    """The initial encoder in words."""
+    if not grid.encoder.init:
+        return f"{grid.encoder.layers}-layer, width {grid.encoder.width}, from scratch"
+    return Path(grid.encoder.init).name + (f", its first {grid.encoder.depth} layers" if grid.encoder.depth else "")
+
+
+def _shell_word(argument: str) -> str:
+    """Quoted for a shell, and as a person would: "--config.only=('student',)"."""
+    plain = "'" in argument and not set(argument) & set('"$`\\!')
+    return f'"{argument}"' if plain else shlex.quote(argument)
 
 
 def _pair(comparison: Comparison) -> str:
@@ -202,7 +217,7 @@ def _lines(curve: Any, grid: Ablations, runs: Sequence[ArmRun], figures: Mapping
                 for place, model in _places(curve, arm, own, grid, figures) if own else ():
                     if (metric, model) in figures:
                         points.append((place, figures[metric, model]))
-            if points:
+            if len(points) > 1:
                 drawn.setdefault(metric, []).append(Line(label, sorted(points, key=lambda point: point[0])))
     return drawn
 

@@ -1,6 +1,7 @@
 """What the evidence says of measurements that were made up: claims that nobody tested, assistants that arms share."""
 
 import json
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from distill.config.ablations import Ablations, Arm, Comparison, Curve
 from distill.evaluate.samples import SAMPLES, Samples
 from distill.reporting import Silent
 from distill.stages.ablation import ArmRun
-from distill.stages.ablation_evidence import write_evidence
+from distill.stages.ablation_evidence import _shell_word, write_evidence
 from distill.stages.base import write_table
 from tests.stages.small_grid_config import get_config
 
@@ -72,10 +73,11 @@ def test_a_claim_that_was_not_tested_did_not_hold(tmp_path):
     verdicts = [one.verdict for one in found.findings["claims"]]
     assert verdicts == ["holds", "untested", "untested"] and list(found.findings) == ["claims"]
     assert "Every claim of this grid held" not in page and "made no claim" not in page
-    for metric, absent in ((METRIC, "one"), ("truth/recall@20", "student")):
+    for metric in (METRIC, "truth/recall@20"):
         assert f"- `student` above `one` on `{metric}`: not tested" in page
-        assert f"`diff/{metric}/student-one`: {metric} was not measured for {absent}" in page
-    assert f"`diff/{METRIC}/student-two`" in page
+    assert "`diff/truth/recall@20/student-one`: truth/recall@20 was not measured for student" in page
+    assert "These arms were not run, and comparisons with them are not made: `one`, `two`." in page
+    assert f"diff/{METRIC}/student-" not in page
     # The claim that was tested is corrected for itself alone, and what was not has no number.
     assert figures[f"diff/{METRIC}/student-zero_shot/p_holm"] == figures[f"diff/{METRIC}/student-zero_shot/p"]
     assert not any("student-one" in name for name in figures)
@@ -86,6 +88,23 @@ def test_a_grid_whose_claims_were_all_left_out_does_not_say_that_it_made_none(tm
     world.arm("student", 0.6)
     _, _, page = world.evidence()
     assert "not tested" in page and "made no claim" not in page
+
+
+def test_a_curve_of_one_point_is_not_drawn(tmp_path):
+    series = {"both": ("student", "one"), "one alone": ("one",)}
+    curve = Curve("By labels", "labels", (METRIC,), series)
+    world = World(tmp_path, comparisons=(), curves=(curve,))
+    world.arm("student", 0.6)
+    world.arm("one", 0.5)
+    world.arm("two", 0.5)
+    (line,) = world.evidence()[0].curves["By labels"][METRIC]
+    assert line.label == "both"
+
+
+@pytest.mark.parametrize("word", ["--only=('a','b')", "plain", "two words", "it's $HOME", 'say "x"', "--x=`y`'"])
+def test_the_command_of_the_page_can_be_pasted_into_a_shell(word):
+    done = subprocess.run(["sh", "-c", f"printf %s {_shell_word(word)}"], capture_output=True, text=True, check=True)
+    assert done.stdout == word
 
 
 def test_every_claim_held(tmp_path):
