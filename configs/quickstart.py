@@ -1,4 +1,4 @@
-"""The embedded marketplace, an encoder from scratch, no downloads: about four minutes on two cores.
+"""The embedded marketplace, an encoder from scratch, no downloads: about five minutes on two cores.
 
 python -m launch.pipeline --config=configs/quickstart.py --workdir=runs/quickstart
 
