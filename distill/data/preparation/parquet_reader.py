@@ -136,6 +136,8 @@ def read_parquet(stream: IO[bytes], layout: Layout) -> Iterator[Chunk]:
                 raw = functools.partial(_parquet_raw, batch)
                 yield Chunk(lines, columns, faults, raw, tuple(found))
                 line += len(batch)
+            if line - 1 != file.metadata.num_rows:  # which Arrow does not compare
+                raise pa.ArrowInvalid(f"its footer tells of {file.metadata.num_rows:,} rows and there are {line - 1:,}")
         except pa.ArrowNotImplementedError as error:
             raise DataError(
                 f"{layout.place}: a column is of a type that is neither text nor number ({error}). Write it as one."

@@ -106,6 +106,23 @@ def test_a_row_is_good_or_bad_whatever_stands_beside_it(tmp_path, separator):
         assert rows.get(5, "expected").startswith("expected")
 
 
+def test_a_parquet_footer_with_a_wrong_byte_never_loses_rows(tmp_path):
+    """Arrow reads what the row groups hold and does not compare it with the number of rows that the file tells."""
+    whole = encode([{"keyphrase": f"word {row}"} for row in range(10)], "parquet")
+    path, unequal = tmp_path / "keyphrases.parquet", 0
+    start = len(whole) - 8 - int.from_bytes(whole[-8:-4], "little")
+    for place in range(start, len(whole) - 8):
+        for flip in (0x04, 0x14):
+            path.write_bytes(whole[:place] + bytes([whole[place] ^ flip]) + whole[place + 1 :])
+            try:
+                rows = sum(len(chunk.lines) for chunk in read_table(path, TABLES["keyphrases"]))
+            except DataError as error:
+                unequal += "rows and there are" in str(error)
+                continue
+            assert rows == pq.read_metadata(path).num_rows
+    assert unequal > 0
+
+
 @pytest.mark.parametrize(
     "kind", [pa.binary(), pa.binary(3), pa.large_binary(), pa.binary_view(), pa.dictionary(pa.int8(), pa.binary())]
 )
