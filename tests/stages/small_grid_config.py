@@ -32,7 +32,7 @@ def get_config() -> Ablations:
             Comparison("assistant", "zero_shot", ("human/auc_exact", "truth/recall@20"), family="assistant"),
         ),
         curves=(
-            Curve("Label efficiency", "labels", ("human/ndcg@10",), {"all": ("student",), "direct": ("direct",)}),
+            Curve("Label efficiency", "labels", ("human/ndcg@10",), {"either": ("direct", "student")}),
             Curve("Embedding width", "width", ("human/ndcg@10",), {"student": ("student",)}),
             Curve("Depth", "assistant_depth", ("human/auc_exact",), {"assistant": ("student",)}, assistants=True),
         ),
