@@ -204,8 +204,13 @@ def _text(column: Column, array: pa.Array, problems: Problems) -> pa.Array:
     return text
 
 
+def choice_text(array: pa.Array) -> pa.Array:
+    """Values of a column of choices as they are compared: text in small letters, without blanks around it."""
+    return pc.utf8_lower(_trimmed(array))
+
+
 def _choice(column: Column, array: pa.Array, problems: Problems) -> pa.Array:
-    text = pc.utf8_lower(_trimmed(array))
+    text = choice_text(array)
     allowed = (*column.choices, "") if column.empty else column.choices
     wrong = ~_mask(pc.is_in(text, pa.array(allowed)))
     problems.add(wrong, f"{column.name}: not one of {', '.join(column.choices)}")

@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from distill.data.schema import DataError, Table
+from distill.data.schema import DataError, Table, choice_text
 from distill.data.summary import LEFT_OUT
 
 NOT_UTF8 = "not UTF-8"
@@ -44,7 +44,7 @@ class Chunk:
         for column, contract in values.items():
             if column not in self.columns:
                 continue
-            text = pc.utf8_lower(pc.utf8_trim_whitespace(self.columns[column].cast(pa.string())))
+            text = choice_text(self.columns[column])
             at = pc.index_in(text, pa.array([*contract]))
             theirs = pa.array([*contract.values()], pa.string()).take(at)
             self.columns[column] = pc.coalesce(theirs, text)
