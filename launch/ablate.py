@@ -28,10 +28,12 @@ def work(context: Context, force: bool) -> None:
         name: overridden(grid.base(), arm.overrides, f"config.arms.{name}") for name, arm in grid.selected().items()
     }
     check_arms(grid, experiments)
-    runs = run_grid(context, grid, experiments, force)
+    runs, failed = run_grid(context, grid, experiments, force)
     if context.processes.first:
         command = ["python", "-m", "launch.ablate", *sys.argv[1:]]
-        write_evidence(grid, runs, context.workdir, command, context.reporter)
+        write_evidence(grid, runs, context.workdir, command, context.reporter, failed)
+    if failed:
+        raise RuntimeError("arms failed: " + "; ".join(f"{name} ({why})" for name, why in failed.items()))
 
 
 def overridden(base: Experiment, overrides: tuple[str, ...], field: str) -> Experiment:

@@ -23,7 +23,7 @@ from distill.stages.compare import RECOMMENDATIONS, Comparison, compare_runs
 
 BASELINE = flags.DEFINE_string("baseline", None, "Working directory of the run that is in use.")
 CANDIDATE = flags.DEFINE_string("candidate", None, "Working directory of the run that would replace it.")
-METRICS = flags.DEFINE_list("metrics", [], "Names as in metrics.json; by default what the student of both runs has.")
+METRICS = flags.DEFINE_list("metrics", [], "Names as in metrics.json; by default what the student of the baseline has.")
 TOLERANCE = flags.DEFINE_float("tolerance", 0.0, "A loss of up to so much is no regression.")
 RESAMPLES = flags.DEFINE_integer("resamples", 1000, "Draws of the bootstrap.", lower_bound=100)
 SEED = flags.DEFINE_integer("seed", 0, "Of those draws.")

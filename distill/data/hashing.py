@@ -1,6 +1,9 @@
-"""Noise that belongs to a pair, not to the order of asking: counter-based random numbers."""
+"""Chance that belongs to a pair or a name, not to the order of asking: counter-based random numbers."""
 
 from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
 
 import numpy as np
 from scipy.special import ndtri
@@ -30,3 +33,17 @@ def uniform(seed: int, stream: int, *keys: np.ndarray) -> np.ndarray:
 def normal(seed: int, stream: int, *keys: np.ndarray) -> np.ndarray:
     """Standard normal numbers, float64 [N]; arguments as in `uniform`."""
     return ndtri(uniform(seed, stream, *keys))
+
+
+def draw_by_name(names: Sequence[str], count: int, seed: int, stream: int) -> np.ndarray:
+    """Rows of `count` of these distinct names, or of all where there are no more: int64, rising.
+
+    Every name has a place in the draw that depends on (seed, stream, name) alone, so that tomorrow's table, with some
+    names more and others gone, gives the same sample but for those.
+    """
+
+    def place(name: str) -> bytes:
+        return hashlib.blake2b(f"{seed} {stream} {name}".encode(), digest_size=16).digest()
+
+    drawn = sorted(range(len(names)), key=lambda row: place(names[row]))[: max(0, count)]
+    return np.sort(np.array(drawn, np.int64))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import re
 import unicodedata
+from collections import Counter
 from collections.abc import Sequence, Set
 
 from distill.data.units import fold_units
@@ -124,3 +125,13 @@ def jaccard(left: Set[str], right: Set[str]) -> float:
 def item_text(title: str, category: Sequence[str]) -> str:
     """The text that stands for an item everywhere: its leaf category, a space, its title (title alone without one)."""
     return f"{category[-1]} {title}" if category else title
+
+
+def leaf_labels(categories: Sequence[Sequence[str]]) -> list[str]:
+    """A label of each path's leaf, "no category" for an empty path: equal labels are equal paths.
+
+    That is the leaf's own name, and the whole path, "Home > Mugs", where another path of these ends in the same name.
+    """
+    paths = [tuple(path) for path in categories]
+    shared = Counter(path[-1] for path in set(paths) if path)
+    return ["no category" if not path else path[-1] if shared[path[-1]] == 1 else " > ".join(path) for path in paths]

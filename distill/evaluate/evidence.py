@@ -111,6 +111,7 @@ class Evidence:
     curves: Mapping[str, Mapping[str, Sequence[Line]]]  # title → metric → lines
     axes: Mapping[str, str]  # title → what is along it
     not_run: Sequence[str]  # arms of the grid that this run left out
+    failed: Mapping[str, str]  # arm → why it did not finish
     missing: Mapping[str, str]  # figure → why
     seconds: float  # of all stages, shared ones once
     versions: Mapping[str, str]

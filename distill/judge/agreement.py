@@ -19,6 +19,7 @@ import scipy.sparse
 from numpy.typing import ArrayLike, NDArray
 from sklearn.metrics import cohen_kappa_score, confusion_matrix, roc_auc_score
 
+from distill.data.text import leaf_labels
 from distill.resampling import group_draws, percentile_interval
 
 HUMAN_LABELS = ("I", "C", "S", "E")  # irrelevant, complement, substitute, exact: in the order of grades 0–3
@@ -189,7 +190,7 @@ def pair_slices(
         return f"{number} word{'s' * (number > 1)}" if number < 5 else "5 words or more"
 
     return {
-        "leaf category": [path[-1] if len(path) else "no category" for path in category],
+        "leaf category": leaf_labels(category),
         "title": [length(one) for one in title],
         "keyphrase": [words(one) for one in keyphrase],
         "script": [script(one) for one in keyphrase],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 
 import numpy as np
@@ -93,10 +94,9 @@ class GraphBaseline:
             raise ValueError(f"{len(titles)} titles, {len(leafs)} leafs: pass one of each per item")
         indices = np.full((len(titles), k), -1, np.int32)
         alignments = np.full((len(titles), k), -np.inf, np.float32)
-        by_word = csr_array(self._edges.T)
         for start in range(0, len(titles), _TITLES_AT_ONCE):
             part = slice(start, start + _TITLES_AT_ONCE)
-            shared = csr_array(self._title_words(titles[part]) @ by_word)
+            shared = csr_array(self._title_words(titles[part]) @ self._by_word)
             for row, leaf in enumerate(leafs[part]):
                 span = slice(shared.indptr[row], shared.indptr[row + 1])
                 found, aligned = shared.indices[span], self._aligned(shared.data[span], shared.indices[span])
@@ -140,6 +140,11 @@ class GraphBaseline:
 
     def _aligned(self, shared: np.ndarray, keyphrase: np.ndarray) -> np.ndarray:
         return shared / (self._sizes[keyphrase] - shared + 1.0)
+
+    @functools.cached_property
+    def _by_word(self) -> csr_array:
+        """[V, K] edges; only a search needs them so."""
+        return csr_array(self._edges.T)
 
     def _title_words(self, titles: Sequence[str]) -> csr_array:
         """[I, V]; words that no keyphrase holds are left out."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections.abc import Sequence
 
@@ -59,9 +60,8 @@ class Lexical:
             raise ValueError(f"k: {k}; pass at least 1")
         indices = np.full((len(queries), k), -1, np.int32)
         scores = np.full((len(queries), k), -np.inf, np.float32)
-        by_token = csr_array(self._weights.T)
         for start in range(0, len(queries), _QUERIES_AT_ONCE):
-            found = csr_array(self._count_tokens(queries[start : start + _QUERIES_AT_ONCE]) @ by_token)
+            found = csr_array(self._count_tokens(queries[start : start + _QUERIES_AT_ONCE]) @ self._by_token)
             for row, (left, right) in enumerate(zip(found.indptr[:-1], found.indptr[1:]), start):
                 documents, values = found.indices[left:right], np.asarray(found.data[left:right], np.float32)
                 if len(values) > k:
@@ -100,6 +100,11 @@ class Lexical:
         counts = csr_array(self._count_tokens(queries)[query_index])
         products = counts.multiply(csr_array(self._weights[document_index]))
         return np.asarray(products.sum(axis=1), np.float32)
+
+    @functools.cached_property
+    def _by_token(self) -> csr_array:
+        """[V, D] weights; only a search needs them so."""
+        return csr_array(self._weights.T)
 
     def _count_tokens(self, queries: Sequence[str]) -> csr_array:
         """[Q, V] counts; tokens that no document holds are left out."""

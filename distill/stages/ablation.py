@@ -80,29 +80,44 @@ def needs_assistant(experiment: Experiment) -> bool:
 
 def run_grid(
     context: Context, grid: Ablations, experiments: Mapping[str, Experiment], force: bool = False
-) -> list[ArmRun]:
-    """Runs all arms on all seeds, the reference arm of a seed first; returns what ran where.
+) -> tuple[list[ArmRun], dict[str, str]]:
+    """Runs all arms on all seeds, the reference arm of a seed first.
+
+    An arm that fails is left, and the others go on without it; not so where it is the reference, whose judgements are
+    the referee's, nor with several processes, of which one alone may have failed.
 
     Args:
       context: of the grid; its working directory holds `stages/`.
       experiments: each arm's, as `check_arms` accepts them.
+
+    Returns:
+      What ran where, of the arms that finished on all seeds; and why each of the others did not.
     """
     order = sorted(experiments, key=lambda name: name != grid.reference)
-    folders, runs = StageFolders(context.workdir / "stages", force), []
+    folders, runs, failed = StageFolders(context.workdir / "stages", force), [], {}
     for seed in grid.seeds:
         referee: Path | None = None
         for number, name in enumerate(order):
+            if name in failed:
+                continue
             place = f"arm {number + 1} of {len(order)}, seed {seed}"
             context.reporter.line(f"{name} ({place})")
             experiment = seeded(experiments[name], seed, context.workdir)
             one = ArmContext(
                 experiment, context.workdir, context.reporter, processes=context.processes, profile=context.profile
             )
-            run = run_arm(one, grid.arms[name], name, folders, referee)
-            referee = run.folders["referee"]
-            runs.append(run)
+            try:
+                run = run_arm(one, grid.arms[name], name, folders, referee)
+            except Exception as error:
+                if name == grid.reference or context.processes.count > 1:
+                    raise
+                failed[name] = f"seed {seed}: {type(error).__name__}: {error}"
+                context.reporter.line(f"{name}: failed, and is left out: {failed[name]}")
+            else:
+                referee = run.folders["referee"]
+                runs.append(run)
             _forget_compiled()
-    return runs
+    return [run for run in runs if run.arm not in failed], failed
 
 
 def run_arm(context: ArmContext, arm: Arm, name: str, folders: StageFolders, referee: Path | None) -> ArmRun:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from distill.artifacts import package_versions, read_json, read_manifest, write_atomic, write_json
-from distill.config.ablations import AXES, METRICS, Ablations, Comparison
+from distill.config.ablations import AXES, METRICS, Ablations, Arm, Comparison
 from distill.evaluate.comparisons import Contrast, Resampled, Sample, contrast, holm, interval, resample
 from distill.evaluate.comparisons import simultaneous as simultaneous_intervals
 from distill.evaluate.evidence import ArmRow, Evidence, Finding, Line, render_evidence
@@ -26,9 +26,20 @@ TABLES = ("items.parquet", "keyphrases.parquet", "human.parquet")  # what decide
 
 
 def write_evidence(
-    grid: Ablations, runs: Sequence[ArmRun], workdir: Path, command: Sequence[str], reporter: Reporter
+    grid: Ablations,
+    runs: Sequence[ArmRun],
+    workdir: Path,
+    command: Sequence[str],
+    reporter: Reporter,
+    failed: Mapping[str, str] | None = None,
 ) -> Evidence:
-    """Writes `evidence.json`, `evidence.md` with its figures, and the copy that `grid.docs` asks for."""
+    """Writes `evidence.json`, `evidence.md` with its figures, and the copy that `grid.docs` asks for.
+
+    Args:
+      runs: of every selected arm but those of `failed`, on every seed.
+      failed: arm → why it was left.
+    """
+    failed = failed or {}
     measured, missing = _resampled(grid, runs)
     figures = {key: _interval(one) for key, one in measured.items()}
     findings = _findings(grid, measured, missing)
@@ -41,12 +52,13 @@ def write_evidence(
         shared_queries=same_tables(runs),
         simulated=grid.simulated,
         reference=grid.reference,
-        arms=_arms(grid, runs),
+        arms=_arms({name: arm for name, arm in grid.selected().items() if name not in failed}, runs),
         figures=figures,
         findings=findings,
         curves={curve.title: _lines(curve, grid, runs, figures) for curve in grid.curves},
         axes={curve.title: AXES[curve.axis] for curve in grid.curves},
         not_run=[name for name in grid.arms if name not in grid.selected()],
+        failed=failed,
         missing=missing,
         seconds=_total_seconds(runs),
         versions=package_versions(),
@@ -186,10 +198,10 @@ def _flat(evidence: Evidence) -> dict[str, float]:
     return {name: value for name, value in sorted(flat.items()) if np.isfinite(value)}
 
 
-def _arms(grid: Ablations, runs: Sequence[ArmRun]) -> list[ArmRow]:
+def _arms(arms: Mapping[str, Arm], runs: Sequence[ArmRun]) -> list[ArmRow]:
     """What each arm was; its seconds are of all its stages, shared ones too."""
     rows = []
-    for name, arm in grid.selected().items():
+    for name, arm in arms.items():
         own = [run for run in runs if run.arm == name]
         seconds = [sum(_manifest(folder)["seconds"] for folder in set(run.folders.values())) for run in own]
         rows.append(

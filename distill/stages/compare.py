@@ -64,14 +64,14 @@ def compare_runs(
     """Compares two finished runs.
 
     Args:
-      metrics: names as in metrics.json; empty: METRICS of the student that both runs have.
+      metrics: names as in metrics.json; empty: METRICS of the student, as many as the baseline has.
       tolerance: a loss of up to so much is no regression.
       across_data: compare although the human labels or another referee differ.
       top: keyphrases of a listing that the comparison of recommendations looks at.
 
     Raises:
-      CompareError: a run is missing, unfinished or too old to compare; a metric that a run does not have, or that
-        has another referee there; no metric is left.
+      CompareError: a run is missing, unfinished or too old to compare; a metric that a run does not have (of the
+        usual ones: that the candidate no longer has), or that has another referee there; no metric is left.
     """
     if not 0 <= tolerance < float("inf"):
         raise CompareError(f"tolerance={tolerance}: must be a finite number of at least 0")
@@ -205,17 +205,18 @@ class _Run:
 
 
 def _usual(runs: tuple[_Run, _Run], left_out: dict[str, str]) -> list[str]:
-    """METRICS of the student that both runs have; adds to `left_out` those of one run alone."""
+    """METRICS of the student that the baseline has; adds to `left_out` those of the candidate alone."""
     from distill.evaluate.metric_table import figure_name
 
-    names = []
-    for name in (figure_name(metric, MODEL) for metric in METRICS):
-        has = [name in run.samples for run in runs]
-        if all(has):
-            names.append(name)
-        elif any(has):
-            left_out[name] = f"only the {'baseline' if has[0] else 'candidate'} has it"
-    return names
+    before, after = ([name for name in (figure_name(one, MODEL) for one in METRICS) if name in r.samples] for r in runs)
+    if lost := [name for name in before if name not in after]:
+        raise CompareError(
+            f"{runs[1].workdir}: does not have {', '.join(lost)}, which the baseline has, and what is not measured "
+            "cannot pass; evaluate the candidate with the same tables and settings (`--protocol` too), or say with "
+            "--metrics what decides"
+        )
+    left_out |= {name: "only the candidate has it" for name in after if name not in before}
+    return before
 
 
 def _doubt(runs: tuple[_Run, _Run], name: str) -> str:

@@ -15,11 +15,10 @@ from distill.stages.judge import judged_holdout
 from distill.stages.judge_backends import rubric_of
 from distill.stages.judge_trust import AGREEMENT
 from distill.stages.protocol import PROTOCOL, run_protocol
-from distill.stages.protocol_sources import RECOMMENDED
 from distill.stages.recommend import FATES
-from distill.stages.recommend_sources import SOURCES
 
 METRICS, REPORT, TOP = "metrics.json", "index.html", 20
+_ALIGNED = 4  # stream of random numbers: which listings
 
 
 def run(context: Context, folder: Path) -> dict[str, Any]:
@@ -122,14 +121,15 @@ def _alignment(context: Context, table: Any, models: dict[str, Any]) -> None:
     """What would be recommended: does the search engine pass it, does the calibrated assistant find it relevant?"""
     import numpy as np
 
+    from distill.data.hashing import draw_by_name
     from distill.data.pair_pool import pair_keys
     from distill.evaluate.metric_table import add_alignment, add_coverage
     from distill.judge.calibration import Calibration
 
     prepared, settings = context.prepared, context.experiment.evaluate
     items = np.flatnonzero(prepared.item_is_holdout)
-    rng = np.random.default_rng((context.experiment.seed, 4))
-    items = np.sort(rng.permutation(items)[: settings.align_items])
+    names = [prepared.item_ids[item] for item in items]
+    items = items[draw_by_name(names, settings.align_items, context.experiment.seed, _ALIGNED)]
     if not len(items):
         return
     saved = read_json(context.folder("assistant") / CALIBRATION)
@@ -169,10 +169,7 @@ def _scalars(context: Context, table: Any) -> None:
 
 
 def add_candidates(table: Any, recommended: dict[str, int]) -> None:
-    """Writes `protocol/…` of the counts of `recommend`: of all sources together under the stage's name, else by source.
-
-    The user's own sources have the names that they have in the protocol, so that none takes another's place.
-    """
+    """Writes the counts of `recommend` as `protocol/…`: all sources together under the stage's name, then each."""
     from distill.evaluate.protocol import RECOMMEND
 
     items = max(1, recommended["items"])
@@ -182,8 +179,7 @@ def add_candidates(table: Any, recommended: dict[str, int]) -> None:
     for name, count in recommended.items():
         what, by_source, source = name.partition("_from_")
         if by_source:
-            named = source if source in SOURCES else f"{RECOMMENDED}{source}"
-            table.add_scalar(f"protocol/{named}/{what}_per_item", count / items)
+            table.add_scalar(f"protocol/{source}/{what}_per_item", count / items)
 
 
 def _counts(folder: Path) -> dict[str, Any]:

@@ -100,9 +100,12 @@ def _listings(context: Context) -> np.ndarray:
     """The held-out listings that the protocol draws: rows of the items table, int [I]."""
     import numpy as np
 
-    items = np.flatnonzero(context.prepared.item_is_holdout)
-    rng = np.random.default_rng((context.experiment.seed, _SAMPLE))
-    return np.sort(rng.permutation(items)[: context.experiment.evaluate.protocol.items])
+    from distill.data.hashing import draw_by_name
+
+    prepared, experiment = context.prepared, context.experiment
+    items = np.flatnonzero(prepared.item_is_holdout)
+    names = [prepared.item_ids[item] for item in items]
+    return items[draw_by_name(names, experiment.evaluate.protocol.items, experiment.seed, _SAMPLE)]
 
 
 def _sift(context: Context, models: dict[str, Any], items: np.ndarray) -> _Sifted:

@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING, Any
 
 from distill.config import ConfigError
 from distill.stages.base import Context
+from distill.stages.recommend_sources import RECOMMENDED
 
 if TYPE_CHECKING:
     import numpy as np
 
     from distill.evaluate.protocol import Pool
 
-RECOMMENDED = "recommended:"  # before the name of a source of the `recommendations` table
 _ORDER = 6  # stream of random numbers: the order of sources that have none
 
 

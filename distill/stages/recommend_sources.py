@@ -11,7 +11,8 @@ from distill.retrieval.union import Entries, Found, unite
 from distill.stages.base import Context
 from distill.stages.index import INDEX, ITEMS, KEYPHRASES, indexed_width
 
-SOURCES = STUDENT, LEXICAL, GRAPHEX = "student", "lexical", "graphex"
+STUDENT, LEXICAL, GRAPHEX = "student", "lexical", "graphex"
+RECOMMENDED = "recommended:"  # before the name of a source of the `recommendations` table
 _PAIRS_AT_ONCE = 65_536  # whose embeddings are gathered
 _ITEMS_AT_ONCE = 128  # in word matching, where a common word of a title finds a good part of all keyphrases
 
@@ -119,9 +120,8 @@ def _others(context: Context, names: tuple[str, ...]) -> _Others:
     import pyarrow as pa
 
     encoded = pa.array(table["source"]).dictionary_encode()
-    # A source of the table that has the name of one of ours is the same source.
-    theirs = encoded.dictionary.to_pylist()
-    names = (*names, *sorted(set(theirs) - set(names)))
+    theirs = [f"{RECOMMENDED}{name}" for name in encoded.dictionary.to_pylist()]
+    names = (*names, *sorted(theirs))
     number = np.array([names.index(name) for name in theirs], np.int64)
     order = np.argsort(table["item"], kind="stable")
     source = number[encoded.indices.to_numpy()]

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from distill.artifacts import config_dict, git_revision, package_versions, read_json, read_manifest
+from distill.data.text import leaf_labels
 from distill.evaluate.groups import worst_groups
 from distill.evaluate.metric_table import MetricTable
 from distill.evaluate.metrics import ndcg_per_group
@@ -141,10 +142,10 @@ def _categories(context: Context, student: Any) -> list[CategoryTable]:
     paths = [context.prepared.categories[item] for item in items.tolist()]
     resampling = {"resamples": experiment.evaluate.bootstrap, "seed": experiment.seed}
     return [
-        CategoryTable(by, "holdout/ndcg@10", worst_groups(values, [name(path) for path in paths], **resampling))
-        for by, name in (
-            ("leaf category", lambda path: path[-1] if path else ""),
-            ("top category", lambda path: path[0] if path else ""),
+        CategoryTable(by, "holdout/ndcg@10", worst_groups(values, names, **resampling))
+        for by, names in (
+            ("leaf category", leaf_labels(paths)),
+            ("top category", [path[0] if path else "no category" for path in paths]),
         )
     ]
 

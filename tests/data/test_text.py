@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from distill.data.text import fold_tokens, item_text, jaccard, normalise_keyphrase
+from distill.data.text import fold_tokens, item_text, jaccard, leaf_labels, normalise_keyphrase
 
 
 @pytest.mark.parametrize(
@@ -87,3 +87,8 @@ def test_jaccard():
 def test_item_text_is_leaf_category_then_title():
     assert item_text("Chelsea boot", ["Clothing", "Shoes"]) == "Shoes Chelsea boot"
     assert item_text("Chelsea boot", []) == "Chelsea boot"
+
+
+def test_leaves_of_one_name_below_two_parents_have_two_labels():
+    paths = [("Home", "Mugs"), ["Cars"], (), ("Home", "Covers"), ("Cars", "Covers"), ("Home", "Mugs")]
+    assert leaf_labels(paths) == ["Mugs", "Cars", "no category", "Home > Covers", "Cars > Covers", "Mugs"]

@@ -17,7 +17,9 @@ from distill.artifacts import read_manifest
 from distill.config import ConfigError
 from distill.config.ablations import Ablations, Arm, Comparison
 from distill.evaluate.samples import read_samples
-from distill.stages.ablation import check_arms
+from distill.reporting import Silent
+from distill.stages import Context
+from distill.stages.ablation import check_arms, run_grid
 from launch.ablate import overridden
 from tests.stages.small import ROOT, command, environment
 from tests.stages.small_grid_config import get_config
@@ -177,6 +179,20 @@ def test_a_killed_grid_ends_in_the_same_evidence(finished, tmp_path):
     assert again.returncode == 0, again.stderr
     assert (tmp_path / "w" / "evidence.json").read_bytes() == (root / "w" / "evidence.json").read_bytes()
     assert not list(folder.glob("training/checkpoints"))
+
+
+def test_an_arm_that_fails_does_not_stop_the_others(finished, tmp_path):
+    root, _ = finished
+    shutil.copytree(root / "w", tmp_path / "w")
+    grid = get_config()
+    grid.arms = {"greedy": Arm(labels=10**6), **grid.arms}
+    experiments = {name: overridden(grid.base(), arm.overrides, name) for name, arm in grid.arms.items()}
+    runs, failed = run_grid(Context(grid, tmp_path / "w", Silent()), grid, experiments)
+    assert {run.arm for run in runs} == {"student", "direct", "twin"} and len(runs) == 3 * SEEDS
+    assert failed.keys() == {"greedy"} and "labels=1000000: only" in failed["greedy"]
+    experiments["student"].judge.backend = "nobody"
+    with pytest.raises((KeyError, ValueError)):  # without its judgements no arm of the seed has a referee
+        run_grid(Context(grid, tmp_path / "w", Silent()), grid, experiments)
 
 
 def test_overrides_are_read_as_the_command_line_reads_them():

@@ -48,8 +48,8 @@ class World:
             folders["measure_assistant"] = self._measured(folder, "assistant", figure)
         self.runs.append(ArmRun(name, seed, self.grid.base(), folders))
 
-    def evidence(self):
-        found = write_evidence(self.grid.validate(), self.runs, self.root, ["ablate"], Silent())
+    def evidence(self, failed=None):
+        found = write_evidence(self.grid.validate(), self.runs, self.root, ["ablate"], Silent(), failed)
         return found, json.loads((self.root / "evidence.json").read_text()), (self.root / "evidence.md").read_text()
 
     def _folder(self, name: str, outputs: dict | None = None, **counts):
@@ -81,6 +81,15 @@ def test_a_claim_that_was_not_tested_did_not_hold(tmp_path):
     # The claim that was tested is corrected for itself alone, and what was not has no number.
     assert figures[f"diff/{METRIC}/student-zero_shot/p_holm"] == figures[f"diff/{METRIC}/student-zero_shot/p"]
     assert not any("student-one" in name for name in figures)
+
+
+def test_an_arm_that_failed_is_named_with_its_reason_and_claims_of_it_are_not_tested(tmp_path):
+    world = World(tmp_path, comparisons=(Comparison("student", "one", (METRIC,)),), only=("student", "one"))
+    world.arm("student", 0.6)
+    found, _, page = world.evidence({"one": "seed 0: ValueError: the loss is not finite"})
+    assert [arm.name for arm in found.arms] == ["student"] and found.not_run == ["two"]
+    assert "- `one`: seed 0: ValueError: the loss is not finite" in page
+    assert f"- `student` above `one` on `{METRIC}`: not tested" in page
 
 
 def test_a_grid_whose_claims_were_all_left_out_does_not_say_that_it_made_none(tmp_path):

@@ -129,10 +129,13 @@ def test_a_metric_whose_referee_differs_is_left_out_or_refused_where_named(tmp_p
     assert len(compare_runs(before, other, ["coverage/student"], across_data=True).changes) == 1
 
 
-def test_what_one_run_alone_has_is_told(tmp_path):
-    before = finished_run(tmp_path / "a", NDCG, extra={"truth/ndcg@10": [0.1, 0.2, 0.3]})
-    found = compare_runs(before, finished_run(tmp_path / "b", NDCG))
-    assert found.left_out == {"truth/ndcg@10/student": "only the baseline has it"}
+def test_what_the_candidate_has_beside_is_told_and_what_it_lacks_does_not_pass(tmp_path):
+    less = finished_run(tmp_path / "a", NDCG)
+    more = finished_run(tmp_path / "b", NDCG, extra={"truth/ndcg@10": [0.1, 0.2, 0.3]})
+    assert compare_runs(less, more).left_out == {"truth/ndcg@10/student": "only the candidate has it"}
+    with pytest.raises(CompareError, match=r"does not have truth/ndcg@10/student, which the baseline has.*--metrics"):
+        compare_runs(more, less)
+    assert compare_runs(more, less, ["human/ndcg@10/student"]).regressed == ()
 
 
 def test_misuse_says_what_to_do(tmp_path):
@@ -212,7 +215,7 @@ def test_the_exit_status_tells_whether_the_candidate_may_replace_the_baseline(tm
     assert saved["regressed"] == ["human/ndcg@10/student"] and saved["changes"][0]["paired"] is True
     assert saved["recommendations"]["changed_share"] == pytest.approx(1 / 3)
     more = finished_run(tmp_path / "c", LOST, extra={"truth/ndcg@10": [0.1, 0.2, 0.3]})
-    kept = compare_command(f"--baseline={more}", f"--candidate={before}")
+    kept = compare_command(f"--baseline={worse}", f"--candidate={more}")
     assert kept.returncode == 0, kept.stderr
     assert "nothing regressed; nothing is known of truth/ndcg@10/student\n" in kept.stdout
     for flags, words in (

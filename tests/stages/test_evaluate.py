@@ -44,14 +44,13 @@ def test_another_rubric_of_the_protocol_makes_it_run_again(tmp_path):
 
 def test_a_source_of_the_user_may_have_the_name_of_the_stage():
     counts = {"items": 2, "candidates": 8, "kept": 4, "covered_items": 1}
-    counts |= {
-        f"{what}_from_{name}": 2 for what in ("candidates", "kept") for name in ("student", "recommend", "a_from_b")
-    }
+    sources = ("student", "recommended:recommend", "recommended:a_from_b")
+    counts |= {f"{what}_from_{name}": 2 for what in ("candidates", "kept") for name in sources}
     table = MetricTable()
     add_candidates(table, counts)
     numbers = table.as_dict()
     assert numbers["protocol/recommend/candidates_per_item"] == 4
-    for source in ("student", "recommended:recommend", "recommended:a_from_b"):
+    for source in sources:
         assert numbers[f"protocol/{source}/kept_per_item"] == 1
 
 

@@ -15,6 +15,7 @@ import pytest
 
 from distill.artifacts import read_json, write_json
 from distill.config import ConfigError, Experiment
+from distill.data.hashing import draw_by_name
 from distill.data.marketplace import World
 from distill.evaluate.metric_table import MetricTable
 from distill.retrieval.dedupe import deduplicate
@@ -118,7 +119,7 @@ def test_the_counts_are_those_of_one_listing_after_the_other(workdir):
     result, numbers, context = protocol(workdir, experiment(), heard)
     data, config = context.prepared, context.experiment
     held_out = np.flatnonzero(data.item_is_holdout)
-    items = np.sort(np.random.default_rng((config.seed, 5)).permutation(held_out)[:ITEMS])
+    items = held_out[draw_by_name([data.item_ids[item] for item in held_out], ITEMS, config.seed, 5)]
     world = World(config.data.marketplace, config.seed)
     rows = {name: row for row, name in enumerate(world.item_ids.tolist())}
     phrases = {name: row for row, name in enumerate(world.keyphrases)}
@@ -217,7 +218,8 @@ def test_replayed_judgements_leave_the_rest_unknown(workdir):
     """Two pairs of the student's own are graded; all else stays unknown, and no number is made of it."""
     context = Context(experiment(), workdir, Heard())
     held_out = np.flatnonzero(context.prepared.item_is_holdout)
-    items = np.sort(np.random.default_rng((context.experiment.seed, 5)).permutation(held_out)[:ITEMS])
+    names = [context.prepared.item_ids[item] for item in held_out]
+    items = held_out[draw_by_name(names, ITEMS, context.experiment.seed, 5)]
     with_new = [(item, row[0]) for item, row in zip(items.tolist(), lists(context, items)["bm25"]) if row][:2]
     ids, texts = context.prepared.item_ids, context.prepared.keyphrases
     graded = {

@@ -137,14 +137,14 @@ def test_what_others_recommend_is_left_out_or_taken_in(plain, mixed):
         assert fold_tokens(row["keyphrase"]) not in others[row["item_id"]]
     table = collections.defaultdict(set)
     for row in pq.read_table(mixed.folder("prepare") / "recommendations.parquet").to_pylist():
-        table[row["item_id"], row["keyphrase"]].add(row["source"])
+        table[row["item_id"], row["keyphrase"]].add(f"recommended:{row['source']}")
     rows = {(row["item_id"], row["keyphrase"]): row for row in read(mixed, "candidates-part-*.parquet")}
     assert table.keys() <= rows.keys()
     ours = ("student", "lexical", "graphex")
     for pair, row in rows.items():
         assert [s for s in row["sources"] if s not in ours] == sorted(table.get(pair, ()))
     counts = read_manifest(mixed.folder("recommend"))["counts"]
-    for source in (*ours, "rules", "seller"):
+    for source in (*ours, "recommended:rules", "recommended:seller"):
         assert counts[f"candidates_from_{source}"] == sum(source in row["sources"] for row in rows.values()) > 0
         assert counts[f"kept_from_{source}"] == sum(source in row["sources"] for row in rows.values() if row["rank"])
     assert counts["less_diverse"] and counts["mix"]
