@@ -43,6 +43,7 @@ ROOT = Path(__file__).parents[1]
 TUNED, UNTUNED = "ours", "ours, untuned"
 SAMPLE, QUERIES = 1000, 4000
 TASKS = ("peers", "tuner")
+KINDS = ("faiss IVF-PQ", "faiss HNSW", "hnswlib", "usearch")
 
 
 def sweeps(count: int, width: int) -> dict[str, list[dict[str, Any]]]:
@@ -50,16 +51,17 @@ def sweeps(count: int, width: int) -> dict[str, list[dict[str, Any]]]:
     graphs = [{"m": 12, "ef_construction": 80}, {"m": 16, "ef_construction": 120}, {"m": 24, "ef_construction": 200}]
     cells = [max(16, round(factor * count**0.5)) for factor in (1, 4)]
     few, many = (2, 1) if width < 256 else (4, 2)  # fast-scan gets slow where a vector has very many codes
+    ivf, hnsw, hnswlib, usearch = KINDS
     return {
-        "faiss IVF-PQ": [
+        ivf: [
             {"cells": c, "dims_per_code": d, "residual": residual}
             for c in cells
             for d, residual in ((few, False), (few, True), (many, False), (many, True))
         ],
-        "faiss HNSW": [{**graphs[0], "storage": s} for s in ("SQ8", "Flat")]
+        hnsw: [{**graphs[0], "storage": s} for s in ("SQ8", "Flat")]
         + [{**graph, "storage": "SQ8"} for graph in graphs[1:]],
-        "hnswlib": graphs,
-        "usearch": [{**graphs[0], "dtype": d} for d in ("i8", "bf16", "f32")]
+        hnswlib: graphs,
+        usearch: [{**graphs[0], "dtype": d} for d in ("i8", "bf16", "f32")]
         + [{**graph, "dtype": "f32"} for graph in graphs[1:]],
     }
 
@@ -72,15 +74,17 @@ class Bench:
     rounds: int
     cap: float
     tune_seconds: float
+    kinds: Sequence[str] = KINDS
     figures: dict[str, float] = dataclasses.field(default_factory=dict)
     skipped: list[str] = dataclasses.field(default_factory=list)
 
     def compare(self, work: Work, label: str) -> None:
         """One size: a table, and figures whose names end in the label."""
         finalists = [self.ours(work, UNTUNED, 0.0), self.ours(work, TUNED, self.tune_seconds)]
-        for kind, builds in sweeps(*work.corpus.shape).items():
+        builds = sweeps(*work.corpus.shape)
+        for kind in self.kinds:
             try:
-                finalists.append(self.best_build(work, kind, builds))
+                finalists.append(self.best_build(work, kind, builds[kind]))
             except PeerError as error:
                 self.skipped.append(f"{label.strip('/') or 'first size'}: no ratio to {kind}: {error}")
         for chosen in finalists:
@@ -207,6 +211,7 @@ def main() -> None:
         "--queries", type=Path, help="a .npy file of real queries; rows of --vectors where there is none"
     )
     parser.add_argument("--peers", type=Path, default=ROOT / ".venv-peers/bin/python", help="the peers' interpreter")
+    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=KINDS, help="of peers")
     parser.add_argument("--threads", type=int, default=2, help="of every side, on as many cores")
     parser.add_argument("--target", type=float, default=0.95, help="recall@100")
     parser.add_argument("--rounds", type=int, default=7)
@@ -219,7 +224,7 @@ def main() -> None:
     if min(count for count, _ in (*flags.sizes, flags.tuner_size)) < 1000:
         parser.error("--sizes: pass at least 1000 vectors")
     os.sched_setaffinity(0, cores)  # the peers inherit it
-    bench = Bench(flags.peers, flags.threads, flags.target, flags.rounds, flags.cap, flags.tune_seconds)
+    bench = Bench(flags.peers, flags.threads, flags.target, flags.rounds, flags.cap, flags.tune_seconds, flags.kinds)
     source = flags.vectors.name if flags.vectors else "generated vectors"
     print(f"{source}; scann {importlib.metadata.version('scann')}; {flags.threads} threads a side", flush=True)
     with tempfile.TemporaryDirectory() as folder:

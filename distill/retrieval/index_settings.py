@@ -9,7 +9,7 @@ DTYPES = {"float32": 4, "bfloat16": 2, "int8": 1}  # bytes a coordinate of what 
 SMALLEST_TREE = 1024  # vectors; below, there is nothing to partition: a codebook alone wants hundreds of vectors
 MOST_VECTORS = 2**31 - 1  # row numbers are int32
 _TYPES = {"int": (int,), "float": (int, float), "str": (str,), "bool": (bool,)}
-_TRAINING_ROWS = 100_000  # for the tree and the codebook, or 64 a leaf where that is more
+CODEBOOK_ROWS, ROWS_PER_LEAF = 100_000, 256  # that the codebook and the tree are trained on, where there are so many
 ANISOTROPIC = 0.2  # the threshold that the ScaNN paper uses
 
 
@@ -108,10 +108,6 @@ def check_settings(settings: IndexSettings) -> None:
 def default_tree(count: int) -> TreeSettings:
     """About 2·√N cells and one 4-bit code for each coordinate: docs/index.md has the measurements behind it."""
     return TreeSettings(leaves=max(16, round(2 * math.sqrt(count))), dims_per_block=1)
-
-
-def training_rows(count: int, leaves: int) -> int:
-    return min(count, max(_TRAINING_ROWS, 64 * leaves))
 
 
 def bytes_per_keyphrase(

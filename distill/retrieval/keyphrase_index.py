@@ -116,6 +116,8 @@ class KeyphraseIndex:
             self._fill(searched, indices, scores, options)
         if settings.rescore:
             return rescore(queries, self.vectors, indices, k)
+        if k == wanted:
+            return indices, scores
         missing = ((0, 0), (0, k - wanted))
         return np.pad(indices, missing, constant_values=-1), np.pad(scores, missing, constant_values=-np.inf)
 

@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from distill.retrieval.index_settings import ANISOTROPIC, IndexSettings, training_rows
+from distill.retrieval.index_settings import IndexSettings
 from distill.retrieval.index_store import ASSETS
+from distill.retrieval.scann_native import tree_config
 from distill.retrieval.vectors import prefix
 
 # In the order in which ScaNN's op hands them out: the file that a saved index has of each, and its type.
@@ -61,16 +62,7 @@ def build_state(vectors: np.ndarray, settings: IndexSettings) -> tuple[Any, Inde
     builder = scann.builder(searched, min(settings.recall_at, settings.count), "dot_product")
     if not settings.leaves:
         return builder.score_brute_force().build().serialize_to_module(), settings
-    sample = training_rows(settings.count, settings.leaves)
-    builder = builder.tree(
-        num_leaves=settings.leaves, num_leaves_to_search=settings.leaves, training_sample_size=sample
-    )
-    builder = builder.score_ah(
-        settings.dims_per_block, anisotropic_quantization_threshold=ANISOTROPIC, training_sample_size=sample
-    )
-    config = builder.reorder(min(settings.recall_at, settings.count)).create_config()
-    config = config.replace("partitioning {", f"partitioning {{ clustering_seed: {settings.seed}", 1)
-    return scann.create_searcher(searched, config).serialize_to_module(), settings
+    return scann.create_searcher(searched, tree_config(builder, settings)).serialize_to_module(), settings
 
 
 def search(

@@ -13,11 +13,11 @@ from typing import Any
 
 import numpy as np
 
-from distill.retrieval.index_settings import ANISOTROPIC, IndexSettings, training_rows
+from distill.retrieval.index_settings import ANISOTROPIC, CODEBOOK_ROWS, ROWS_PER_LEAF, IndexSettings
 from distill.retrieval.subset_search import merge
 from distill.retrieval.vectors import prefix
 
-_MOST_BATCH = 256  # queries that a thread takes at a time
+_MOST_BATCH = 1024  # queries that a thread takes at a time
 _EXACT_BYTES = 256 << 20  # of vectors that are searched exactly at a time
 
 
@@ -25,23 +25,34 @@ def build(vectors: np.ndarray, settings: IndexSettings) -> Any:
     """A searcher over [N, width] float32, which copies them."""
     scann = _scann()
     builder = scann.builder(vectors, min(settings.recall_at, settings.count), "dot_product")
-    kept = _reorder_types()[settings.dtype]
     if not settings.leaves:
-        return builder.score_brute_force(kept).build()
-    sample = training_rows(settings.count, settings.leaves)
+        return builder.score_brute_force(_reorder_type(settings.dtype)).build()
+    return scann.create_searcher(vectors, tree_config(builder, settings))
+
+
+def tree_config(builder: Any, settings: IndexSettings) -> str:
+    """The configuration of a tree by either of ScaNN's builders, that of arrays and that of TensorFlow ops."""
     builder = builder.tree(
         num_leaves=settings.leaves,
         num_leaves_to_search=settings.leaves,
-        training_sample_size=sample,
+        training_sample_size=min(settings.count, max(CODEBOOK_ROWS, ROWS_PER_LEAF * settings.leaves)),
+        # Cells are searched by the inner products of their centres. A mean of unit vectors is the shorter the wider
+        # its cell is, and would let tight cells come first.
+        spherical=True,
         soar_lambda=settings.soar_lambda or None,
     )
     builder = builder.score_ah(
-        settings.dims_per_block, anisotropic_quantization_threshold=ANISOTROPIC, training_sample_size=sample
+        settings.dims_per_block,
+        anisotropic_quantization_threshold=ANISOTROPIC,
+        training_sample_size=min(settings.count, CODEBOOK_ROWS),
     )
-    config = builder.reorder(min(settings.recall_at, settings.count), kept).create_config()
-    # The builder has no argument for the seed, the configuration has.
-    config = config.replace("partitioning {", f"partitioning {{ clustering_seed: {settings.seed}", 1)
-    return scann.create_searcher(vectors, config)
+    reorder = min(settings.recall_at, settings.count), _reorder_type(settings.dtype)
+    # The builders have no argument for the seed, the configuration has.
+    return (
+        builder.reorder(*reorder)
+        .create_config()
+        .replace("partitioning {", f"partitioning {{ clustering_seed: {settings.seed}", 1)
+    )
 
 
 def save(searcher: Any, directory: Path) -> None:
@@ -68,9 +79,11 @@ def search(
         found, scores = searcher.search_batched_parallel(queries, batch_size=batch, **options)
     else:
         found, scores = searcher.search_batched(queries, **options)
+    found = found.astype(np.int32)
     # Where the searched leaves hold too few vectors, ScaNN fills up with index 0 and NaN.
-    missing = np.isnan(scores)
-    return np.where(missing, -1, found.astype(np.int32)), np.where(missing, -np.inf, scores)
+    if (missing := np.isnan(scores)).any():
+        return np.where(missing, -1, found), np.where(missing, -np.inf, scores)
+    return found, scores
 
 
 def exact_top(queries: np.ndarray, vectors: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
@@ -137,8 +150,8 @@ def _scann() -> Any:
     return scann_ops_pybind
 
 
-def _reorder_types() -> dict[str, Any]:
+def _reorder_type(dtype: str) -> Any:
     _scann()
     from scann.scann_ops.py.scann_builder import ReorderType
 
-    return {name.lower(): ReorderType[name] for name in ("FLOAT32", "BFLOAT16", "INT8")}
+    return ReorderType[dtype.upper()]
