@@ -9,7 +9,8 @@ recall@100 on those queries meets the target is found by bisection; ours keeps w
 other queries, and has the leaves to search bisected likewise. The fastest of each kind goes into alternating rounds.
 
 Task `tuner` checks the tuner alone: its choice against the fastest of an exhaustive grid, and its recall on queries
-that it did not see; it says whether they are within 10 % and .01, as they must be. Last line: JSON.
+that it did not see; it says whether they are within 10 % and .01, as they must be. Task `exact` tells from which number
+of keyphrases on a tree is faster than exact search. Last line: JSON.
 `index_qps_vs_best_peer` is our queries a second ÷ those of the fastest peer, the median over rounds; `index_recall`
 ours in them; `index_build_vs_fastest` the seconds of the fastest build among the peers' finalists ÷ those of ours
 without tuning, whose speed is `index_untuned_qps_vs_best_peer`. The figures of a second size have it behind their
@@ -33,6 +34,7 @@ from typing import Any
 
 import numpy as np
 from bench_common import PeerError, alternate, median_rate, print_table, ratios
+from bench_index_exact import SIZES, compare_exact
 from bench_index_sides import Chosen, Ours, OverTheCap, Theirs, Work, fastest, points_on_target
 from bench_index_tuner import check_tuner
 from bench_vectors import make_vectors, read_vectors
@@ -42,7 +44,7 @@ from distill.retrieval.scann_index import build_index
 ROOT = Path(__file__).parents[1]
 TUNED, UNTUNED = "ours", "ours, untuned"
 SAMPLE, QUERIES = 1000, 4000
-TASKS = ("peers", "tuner")
+TASKS = ("peers", "tuner", "exact")
 KINDS = ("faiss IVF-PQ", "faiss HNSW", "hnswlib", "usearch")
 
 
@@ -206,6 +208,7 @@ def main() -> None:
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=TASKS)
     parser.add_argument("--sizes", nargs="+", type=_size, default=[(1_000_000, 64), (200_000, 384)], metavar="NxWIDTH")
     parser.add_argument("--tuner-size", type=_size, default=(200_000, 64), metavar="NxWIDTH", help="for task tuner")
+    parser.add_argument("--exact-sizes", nargs="+", type=_size, default=SIZES, metavar="NxWIDTH", help="for task exact")
     parser.add_argument("--vectors", type=Path, help="a .npy file of real embeddings to search; sizes cut it")
     parser.add_argument(
         "--queries", type=Path, help="a .npy file of real queries; rows of --vectors where there is none"
@@ -232,6 +235,8 @@ def main() -> None:
             work = make_work(flags, size, Path(folder) / str(i))
             bench.compare(work, "" if i == 0 else f"/{size[0]}x{size[1]}")
             del work
+        if "exact" in flags.tasks:
+            bench.figures |= compare_exact(flags.exact_sizes, flags.target, flags.rounds)
         if "tuner" in flags.tasks:
             work = make_work(flags, flags.tuner_size, Path(folder) / "tuner")
             bench.figures |= check_tuner(work, flags.target, flags.tune_seconds, flags.rounds)

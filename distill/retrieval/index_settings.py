@@ -10,6 +10,7 @@ SMALLEST_TREE = 1024  # vectors; below, there is nothing to partition: a codeboo
 MOST_VECTORS = 2**31 - 1  # row numbers are int32
 _TYPES = {"int": (int,), "float": (int, float), "str": (str,), "bool": (bool,)}
 CODEBOOK_ROWS, ROWS_PER_LEAF = 100_000, 256  # that the codebook and the tree are trained on, where there are so many
+_MOST_CODES = 256  # of a vector
 ANISOTROPIC = 0.2  # the threshold that the ScaNN paper uses
 
 
@@ -105,9 +106,13 @@ def check_settings(settings: IndexSettings) -> None:
             raise ValueError(f"{name} is {getattr(settings, name)!r}, which fits no index of these settings")
 
 
-def default_tree(count: int) -> TreeSettings:
-    """About 2·√N cells and one 4-bit code for each coordinate: docs/index.md has the measurements behind it."""
-    return TreeSettings(leaves=max(16, round(2 * math.sqrt(count))), dims_per_block=1)
+def default_tree(count: int, width: int) -> TreeSettings:
+    """About 2·√N cells, and a 4-bit code for each coordinate or as few as let a vector have no more than 256 codes.
+
+    Of longer codes ScaNN keeps the best of each cell and not of all cells together, which takes longer. docs/index.md
+    has the measurements.
+    """
+    return TreeSettings(leaves=max(16, round(2 * math.sqrt(count))), dims_per_block=math.ceil(width / _MOST_CODES))
 
 
 def bytes_per_keyphrase(

@@ -17,7 +17,7 @@ from distill.retrieval.index_settings import ANISOTROPIC, CODEBOOK_ROWS, ROWS_PE
 from distill.retrieval.subset_search import merge
 from distill.retrieval.vectors import prefix
 
-_MOST_BATCH = 1024  # queries that a thread takes at a time
+_MOST_BATCH = 512  # queries that a thread takes at a time
 _EXACT_BYTES = 256 << 20  # of vectors that are searched exactly at a time
 
 

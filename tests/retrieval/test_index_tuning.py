@@ -47,7 +47,7 @@ def exhaustive(tree, target):
 @pytest.mark.parametrize("target", [0.8, 0.95, 0.99])
 @pytest.mark.parametrize("noise", [0.0, 0.1])
 def test_the_choice_is_close_to_the_best_of_all(target, noise):
-    first = default_tree(COUNT)
+    first = default_tree(COUNT, 64)
     trees = {first, *first.neighbours(COUNT, 64)}
     tuned = tune(lambda tree: Known(tree, noise), first, k=K, count=COUNT, width=64, target=target, seconds=60)
     trial = tuned.trial
@@ -59,7 +59,7 @@ def test_the_choice_is_close_to_the_best_of_all(target, noise):
 
 
 def test_every_measured_setting_is_on_the_curve():
-    tuned = tune(Known, default_tree(COUNT), k=K, count=COUNT, width=64, target=0.95, seconds=60)
+    tuned = tune(Known, default_tree(COUNT, 64), k=K, count=COUNT, width=64, target=0.95, seconds=60)
     assert len({point.tree for point in tuned.curve}) > 3
     assert any(point.recall < 0.95 for point in tuned.curve)
     assert all(point.queries_per_second > 0 and 0 < point.recall <= 1 for point in tuned.curve)
@@ -69,10 +69,10 @@ def test_every_measured_setting_is_on_the_curve():
 
 def test_a_sample_that_was_too_kind_is_corrected_on_the_other():
     tuned = tune(
-        lambda tree: Known(tree, gap=0.02), default_tree(COUNT), k=K, count=COUNT, width=64, target=0.95, seconds=60
+        lambda tree: Known(tree, gap=0.02), default_tree(COUNT, 64), k=K, count=COUNT, width=64, target=0.95, seconds=60
     )
     assert 0.95 <= tuned.recall < 0.96
-    tuned = choose_by_recall(Known(default_tree(COUNT), gap=0.02), k=K, count=COUNT, target=0.95)
+    tuned = choose_by_recall(Known(default_tree(COUNT, 64), gap=0.02), k=K, count=COUNT, target=0.95)
     assert 0.95 <= tuned.recall < 0.96
 
 
@@ -88,9 +88,9 @@ def test_no_tree_is_begun_that_the_budget_does_not_cover():
         now[0] = 0.0
         built.clear()
         tuned = tune(
-            build, default_tree(COUNT), k=K, count=COUNT, width=64, target=0.9, seconds=budget, clock=lambda: now[0]
+            build, default_tree(COUNT, 64), k=K, count=COUNT, width=64, target=0.9, seconds=budget, clock=lambda: now[0]
         )
-        assert tuned.trial is not None and built[0] == default_tree(COUNT)
+        assert tuned.trial is not None and built[0] == default_tree(COUNT, 64)
         assert len(built) == 1 or now[0] <= budget + 60  # timing of finalists may differ from tree to tree
         assert len(set(built)) == len(built)
 
@@ -100,13 +100,13 @@ def test_where_no_tree_reaches_the_target_nothing_is_chosen():
         def recall(self, part, leaves_to_search, reorder):
             return 0.7 * super().recall(part, leaves_to_search, reorder)
 
-    tuned = tune(Hopeless, default_tree(COUNT), k=K, count=COUNT, width=64, target=0.9, seconds=60)
+    tuned = tune(Hopeless, default_tree(COUNT, 64), k=K, count=COUNT, width=64, target=0.9, seconds=60)
     assert tuned.trial is None and 0.6 < tuned.best_recall <= 0.7
-    assert choose_by_recall(Hopeless(default_tree(COUNT)), k=K, count=COUNT, target=0.9).trial is None
+    assert choose_by_recall(Hopeless(default_tree(COUNT, 64)), k=K, count=COUNT, target=0.9).trial is None
 
 
 def test_settings_by_recall_alone_time_nothing_but_the_result():
-    trial = Known(default_tree(COUNT))
+    trial = Known(default_tree(COUNT, 64))
     chosen = choose_by_recall(trial, k=K, count=COUNT, target=0.95)
     assert trial.timed == 1 and 0.95 <= chosen.recall <= 0.96 and chosen.reorder < 16 * K
     assert trial.recall(0, chosen.leaves_to_search - 1, chosen.reorder) < 0.95
@@ -122,8 +122,8 @@ def test_a_slow_spell_falls_on_all_finalists_alike():
             Spell.calls += 1
             return self.exact_seconds(leaves_to_search, reorder) * (10 if 3 <= Spell.calls <= 6 else 1)
 
-    tuned = tune(Known, default_tree(COUNT), k=K, count=COUNT, width=64, target=0.95, seconds=0)
-    trial = Spell(default_tree(COUNT))
+    tuned = tune(Known, default_tree(COUNT, 64), k=K, count=COUNT, width=64, target=0.95, seconds=0)
+    trial = Spell(default_tree(COUNT, 64))
     points = sorted(tuned.curve, key=lambda point: -point.queries_per_second)[:3]
     again = time_again([(trial, point) for point in points])
     speeds = [1 / trial.exact_seconds(point.leaves_to_search, point.reorder) for point in points]
@@ -154,11 +154,11 @@ def tuned_beside(exact_seconds, **changed):
         built.append(tree)
         return Known(tree)
 
-    return tune(build, default_tree(COUNT), exact=lambda: Exact(exact_seconds), **options), built
+    return tune(build, default_tree(COUNT, 64), exact=lambda: Exact(exact_seconds), **options), built
 
 
 def test_exact_search_is_chosen_where_no_tree_is_faster():
-    alone = tune(Known, default_tree(COUNT), k=K, count=COUNT, width=64, target=0.95, seconds=60)
+    alone = tune(Known, default_tree(COUNT, 64), k=K, count=COUNT, width=64, target=0.95, seconds=60)
     assert isinstance(alone.trial, Known)
     fastest = alone.trial.exact_seconds(alone.leaves_to_search, alone.reorder)
     for share, exact in ((0.9, True), (1.0, True), (1.1, False)):
@@ -172,11 +172,11 @@ def test_exact_search_is_chosen_where_no_tree_is_faster():
 
 def test_no_further_tree_is_built_where_exact_search_is_far_ahead():
     tuned, built = tuned_beside(1e-9)
-    assert built == [default_tree(COUNT)] and tuned.trial is not None and not tuned.trial.tree.leaves
+    assert built == [default_tree(COUNT, 64)] and tuned.trial is not None and not tuned.trial.tree.leaves
 
 
 def test_who_is_far_behind_is_not_timed_to_the_end():
-    trial, slow = Known(default_tree(COUNT)), Known(default_tree(COUNT))
+    trial, slow = Known(default_tree(COUNT, 64)), Known(default_tree(COUNT, 64))
     point = choose_by_recall(trial, k=K, count=COUNT, target=0.95).curve[0]
     trial.timed = 0
     worse = dataclasses.replace(point, leaves_to_search=3 * point.leaves_to_search)
@@ -196,10 +196,12 @@ def test_bisection_finds_the_smallest():
 
 def test_neighbouring_trees_stay_within_reason():
     for count in (1024, 100_000, 100_000_000):
-        tree = default_tree(count)
+        tree = default_tree(count, 64)
         assert 16 <= tree.leaves <= count // 16
         for near in tree.neighbours(count, 64):
             assert near != tree and near.dims_per_block in (1, 2, 4, 8) and 16 <= near.leaves <= count // 16
+    codes = {width: default_tree(10**6, width).dims_per_block for width in (64, 256, 384, 768, 1024)}
+    assert codes == {64: 1, 256: 1, 384: 2, 768: 3, 1024: 4}  # no vector has more than 256
     assert not any(near.dims_per_block > 3 for near in TreeSettings(100, 2).neighbours(10**5, 3))
 
 

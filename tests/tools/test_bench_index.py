@@ -10,7 +10,9 @@ import pytest
 from tests.tools.test_benches import PEERS, run
 
 TINY = ["tools/bench_index.py", "--sizes=2000x16", "--tuner-size=2000x16", "--rounds=1", "--tune-seconds=1"]
+TINY += ["--exact-sizes=1500x16"]
 OURS = {"index_recall"}
+EXACT = "index_tree_vs_exact/1500x16"
 RATIOS = {"index_qps_vs_best_peer", "index_untuned_qps_vs_best_peer", "index_build_vs_fastest"}
 needs_peers = pytest.mark.skipif(not (PEERS.parent.parent / ".index").exists(), reason="run `make bench-index` once")
 
@@ -159,8 +161,8 @@ def test_the_tuner_is_held_against_a_grid_with_exact_search_in_it(tools, tmp_pat
 
 
 def test_without_peers_ratios_are_left_out_and_the_bench_says_why(tmp_path):
-    printed, figures = run([*TINY, "--tasks", "peers"], tmp_path / "python")
-    assert set(figures) == OURS and figures["index_recall"] >= 0.95
+    printed, figures = run([*TINY, "--tasks", "peers", "exact"], tmp_path / "python")
+    assert set(figures) == {*OURS, EXACT} and figures[EXACT] > 0 and figures["index_recall"] >= 0.95
     assert printed.count("no ratio to") == 4 and "run `make peers`" in printed
 
 
@@ -169,7 +171,7 @@ def test_without_peers_ratios_are_left_out_and_the_bench_says_why(tmp_path):
 @pytest.mark.slow
 def test_every_peer_gives_a_ratio_and_the_tuner_is_checked():
     printed, figures = run(TINY, PEERS)
-    assert set(figures) == OURS | RATIOS | {"tuner_qps_vs_grid", "tuner_recall_error"}, printed
+    assert set(figures) == OURS | RATIOS | {EXACT, "tuner_qps_vs_grid", "tuner_recall_error"}, printed
     assert "no ratio" not in printed
     assert min(figures[name] for name in RATIOS) > 0
 
