@@ -36,7 +36,7 @@ def test_a_prefix_is_searched_and_the_full_width_decides(matryoshka):
     expected = exact.top_k(queries, vectors, 20)[0]
     recall = np.mean([len(set(f) & set(e)) / 20 for f, e in zip(indices, expected)])
     alone = exact.top_k(unit(queries[:, :16]), unit(vectors[:, :16]), 20)[0]
-    assert recall > 0.87 and abs(recall - described["recall"]) < 0.04
+    assert recall > 0.85 and abs(recall - described["recall"]) < 0.06
     everywhere = index.search(queries, 20, leaves_to_search=described["leaves"])[0]
     found, by_prefix = (
         np.mean([len(set(f) & set(e)) / 20 for f, e in zip(one, expected)]) for one in (everywhere, alone)
