@@ -45,7 +45,6 @@ ROOT = Path(__file__).parents[1]
 TUNED, UNTUNED = "ours", "ours, untuned"
 SAMPLE, QUERIES = 1000, 4000
 TASKS = ("peers", "tuner", "exact")
-KINDS = ("faiss IVF-PQ", "faiss HNSW", "hnswlib", "usearch")
 
 
 def sweeps(count: int, width: int) -> dict[str, list[dict[str, Any]]]:
@@ -53,19 +52,21 @@ def sweeps(count: int, width: int) -> dict[str, list[dict[str, Any]]]:
     graphs = [{"m": 12, "ef_construction": 80}, {"m": 16, "ef_construction": 120}, {"m": 24, "ef_construction": 200}]
     cells = [max(16, round(factor * count**0.5)) for factor in (1, 4)]
     few, many = (2, 1) if width < 256 else (4, 2)  # fast-scan gets slow where a vector has very many codes
-    ivf, hnsw, hnswlib, usearch = KINDS
     return {
-        ivf: [
+        "faiss IVF-PQ": [
             {"cells": c, "dims_per_code": d, "residual": residual}
             for c in cells
             for d, residual in ((few, False), (few, True), (many, False), (many, True))
         ],
-        hnsw: [{**graphs[0], "storage": s} for s in ("SQ8", "Flat")]
+        "faiss HNSW": [{**graphs[0], "storage": s} for s in ("SQ8", "Flat")]
         + [{**graph, "storage": "SQ8"} for graph in graphs[1:]],
-        hnswlib: graphs,
-        usearch: [{**graphs[0], "dtype": d} for d in ("i8", "bf16", "f32")]
+        "hnswlib": graphs,
+        "usearch": [{**graphs[0], "dtype": d} for d in ("i8", "bf16", "f32")]
         + [{**graph, "dtype": "f32"} for graph in graphs[1:]],
     }
+
+
+KINDS = tuple(sweeps(SAMPLE, 64))
 
 
 @dataclasses.dataclass

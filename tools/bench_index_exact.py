@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import functools
 import statistics
-import time
 from collections.abc import Sequence
 
-import numpy as np
 from bench_common import Measured, alternate, print_table, ratios
 from bench_index_sides import K
 from bench_vectors import make_vectors
 
-from distill.retrieval.keyphrase_index import KeyphraseIndex
+from distill.retrieval.keyphrase_index import seconds_a_query
 from distill.retrieval.scann_index import build_index
 
 SIZES = tuple((count, width) for width in (64, 384) for count in (5000, 10_000, 20_000, 50_000))
@@ -35,7 +32,8 @@ def compare_exact(sizes: Sequence[tuple[int, int]], target: float, rounds: int) 
             for below in (0, count + 1)
         )
         sides = {
-            name: functools.partial(_timed, index, asked) for name, index in {"tree": tree, "exact": exact}.items()
+            name: lambda _, index=index, asked=asked: Measured(1, seconds_a_query(index, asked, K, AT_LEAST))
+            for name, index in {"tree": tree, "exact": exact}.items()
         }
         runs = alternate(sides, rounds)
         each = ratios(runs["tree"], runs["exact"])
@@ -47,11 +45,3 @@ def compare_exact(sizes: Sequence[tuple[int, int]], target: float, rounds: int) 
         )
     print_table(f"tree ÷ exact search, recall@{K} of {target}", ["size", "queries/s", "range", "tree"], rows)
     return figures
-
-
-def _timed(index: KeyphraseIndex, queries: np.ndarray, _: int) -> Measured:
-    passes, seconds, begun = 0, 0.0, time.perf_counter()
-    while not passes or seconds < AT_LEAST:
-        index.search(queries, K)
-        passes, seconds = passes + 1, time.perf_counter() - begun
-    return Measured(passes * len(queries), seconds)

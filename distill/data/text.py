@@ -25,6 +25,7 @@ _CLEAN = _SPACED | _DELETED | {0x2044: "/"}  # NFKC makes 1⁄2 of ½
 # A number and a fraction, whose digits NFKC would join (2½ to 21⁄2), and how they are kept apart; for `re` and RE2.
 FRACTION, SEPARATED = "([0-9])([¼-¾⅐-⅞↉])", r"\1 \2"
 
+NO_CATEGORY = "no category"
 _TOKEN = re.compile(r"\d+(?:[.,]\d+)+|[^\W_]+(?:['’][^\W_]+)*")
 
 _UNCHANGED = frozenset(
@@ -127,6 +128,11 @@ def item_text(title: str, category: Sequence[str]) -> str:
     return f"{category[-1]} {title}" if category else title
 
 
+def top_labels(categories: Sequence[Sequence[str]]) -> list[str]:
+    """The most general category of each path, "no category" for an empty one."""
+    return [path[0] if len(path) else NO_CATEGORY for path in categories]
+
+
 def leaf_labels(categories: Sequence[Sequence[str]]) -> list[str]:
     """A label of each path's leaf, "no category" for an empty path: equal labels are equal paths.
 
@@ -134,4 +140,4 @@ def leaf_labels(categories: Sequence[Sequence[str]]) -> list[str]:
     """
     paths = [tuple(path) for path in categories]
     shared = Counter(path[-1] for path in set(paths) if path)
-    return ["no category" if not path else path[-1] if shared[path[-1]] == 1 else " > ".join(path) for path in paths]
+    return [NO_CATEGORY if not path else path[-1] if shared[path[-1]] == 1 else " > ".join(path) for path in paths]

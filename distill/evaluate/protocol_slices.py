@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from distill.data.text import top_labels
 from distill.evaluate.protocol import Pool, Values
 from distill.judge.agreement import pair_slices
 from distill.resampling import group_draws, percentile_interval
@@ -23,7 +24,7 @@ def listing_slices(
     titles: Sequence[str], categories: Sequence[Sequence[str]], clicks: ArrayLike | None, few_clicks: int
 ) -> dict[str, list[str]]:
     """Dimension → the slice of each listing [I]. `clicks` [I] are those of the log; None leaves that dimension out."""
-    slices = {"top category": [path[0] if len(path) else "no category" for path in categories]}
+    slices = {"top category": top_labels(categories)}
     as_judged = pair_slices(titles, categories, [""] * len(titles))
     slices |= {name: as_judged[name] for name in ("leaf category", "title")}
     if clicks is not None:

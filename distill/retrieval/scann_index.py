@@ -167,17 +167,16 @@ def _tree_index(
     def exact() -> _Trial:
         return _Trial(_brute_force_index(embeddings, plain, queries, kth), kth, k)
 
-    candidates = rescored or k
+    candidates, first = rescored or k, default_tree(count, width)
     if tune_seconds:
-        first = default_tree(count, width)
         few = exact if count <= _EXACT_UP_TO else None
         tuned = tune(
             build, first, k=candidates, count=count, width=width, target=target, seconds=tune_seconds, exact=few
         )
     else:
-        tuned = choose_by_recall(build(default_tree(count, width)), k=candidates, count=count, target=target)
+        tuned = choose_by_recall(build(first), k=candidates, count=count, target=target)
     if tuned.trial is None:
-        missed = f"all {default_tree(count, width).leaves} leaves gave recall@{k} {tuned.best_recall:.4f} of {target}"
+        missed = f"all {first.leaves} leaves gave recall@{k} {tuned.best_recall:.4f} of {target}"
         return None, f"{note}; {missed}: brute force" if note else f"{missed}: brute force"
     assert isinstance(tuned.trial, _Trial)
     index = tuned.trial.index

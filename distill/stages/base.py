@@ -15,6 +15,7 @@ from distill.reporting import Reporter
 
 if TYPE_CHECKING:
     import jax
+    import numpy as np
     import pyarrow as pa
 
     from distill.data.tables import Prepared
@@ -177,6 +178,17 @@ def arm_experiment(experiment: Experiment, arm: str) -> Experiment:
         raise ValueError(f"unknown arm {arm!r}")
     student.hard_negatives = dataclasses.replace(student.hard_negatives, **negatives)
     return dataclasses.replace(experiment, student=student)
+
+
+def draw_held_out(context: Context, count: int, stream: int) -> np.ndarray:
+    """Rows of `count` held-out listings, or of all where there are no more, int64, rising: drawn by their ids."""
+    import numpy as np
+
+    from distill.data.hashing import draw_by_name
+
+    items = np.flatnonzero(context.prepared.item_is_holdout)
+    names = [context.prepared.item_ids[item] for item in items]
+    return items[draw_by_name(names, count, context.experiment.seed, stream)]
 
 
 def write_table(path: Path, table: pa.Table) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 from distill.artifacts import read_json, read_manifest, write_atomic, write_json
 from distill.config import Experiment
 from distill.stages.assistant import CALIBRATION
-from distill.stages.base import Context, Stage, files_below, write_table
+from distill.stages.base import Context, Stage, draw_held_out, files_below, write_table
 from distill.stages.judge import STAGE as JUDGE
 from distill.stages.judge import judged_holdout
 from distill.stages.judge_backends import rubric_of
@@ -121,15 +121,12 @@ def _alignment(context: Context, table: Any, models: dict[str, Any]) -> None:
     """What would be recommended: does the search engine pass it, does the calibrated assistant find it relevant?"""
     import numpy as np
 
-    from distill.data.hashing import draw_by_name
     from distill.data.pair_pool import pair_keys
     from distill.evaluate.metric_table import add_alignment, add_coverage
     from distill.judge.calibration import Calibration
 
     prepared, settings = context.prepared, context.experiment.evaluate
-    items = np.flatnonzero(prepared.item_is_holdout)
-    names = [prepared.item_ids[item] for item in items]
-    items = items[draw_by_name(names, settings.align_items, context.experiment.seed, _ALIGNED)]
+    items = draw_held_out(context, settings.align_items, _ALIGNED)
     if not len(items):
         return
     saved = read_json(context.folder("assistant") / CALIBRATION)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from distill.artifacts import write_json
 from distill.config import ConfigError
-from distill.stages.base import Context
+from distill.stages.base import Context, draw_held_out
 from distill.stages.judge_asking import require_language_model
 from distill.stages.protocol_sources import pool_of, searched
 
@@ -98,14 +98,7 @@ def protocol_dry_run(context: Context, models: dict[str, Any]) -> Estimate:
 
 def _listings(context: Context) -> np.ndarray:
     """The held-out listings that the protocol draws: rows of the items table, int [I]."""
-    import numpy as np
-
-    from distill.data.hashing import draw_by_name
-
-    prepared, experiment = context.prepared, context.experiment
-    items = np.flatnonzero(prepared.item_is_holdout)
-    names = [prepared.item_ids[item] for item in items]
-    return items[draw_by_name(names, experiment.evaluate.protocol.items, experiment.seed, _SAMPLE)]
+    return draw_held_out(context, context.experiment.evaluate.protocol.items, _SAMPLE)
 
 
 def _sift(context: Context, models: dict[str, Any], items: np.ndarray) -> _Sifted:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from distill.artifacts import config_dict, git_revision, package_versions, read_json, read_manifest
-from distill.data.text import leaf_labels
+from distill.data.text import leaf_labels, top_labels
 from distill.evaluate.groups import worst_groups
 from distill.evaluate.metric_table import MetricTable
 from distill.evaluate.metrics import ndcg_per_group
@@ -145,7 +145,7 @@ def _categories(context: Context, student: Any) -> list[CategoryTable]:
         CategoryTable(by, "holdout/ndcg@10", worst_groups(values, names, **resampling))
         for by, names in (
             ("leaf category", leaf_labels(paths)),
-            ("top category", [path[0] if path else "no category" for path in paths]),
+            ("top category", top_labels(paths)),
         )
     ]
 

@@ -21,7 +21,7 @@ def matryoshka(embeddings):
     rng = np.random.default_rng(5)
     queries = unit(vectors[rng.integers(5000, size=300)] + 0.05 * rng.normal(size=(300, 32)))
     index = build_index(
-        vectors, brute_force_below=0, target_recall=0.9, sample_queries=queries[:200], seed=0, width=16, recall_at=20
+        vectors, brute_force_below=0, target_recall=0.93, sample_queries=queries[:200], seed=0, width=16, recall_at=20
     )
     return index, vectors, queries[200:]
 
@@ -36,12 +36,8 @@ def test_a_prefix_is_searched_and_the_full_width_decides(matryoshka):
     expected = exact.top_k(queries, vectors, 20)[0]
     recall = np.mean([len(set(f) & set(e)) / 20 for f, e in zip(indices, expected)])
     alone = exact.top_k(unit(queries[:, :16]), unit(vectors[:, :16]), 20)[0]
-    assert recall > 0.85 and abs(recall - described["recall"]) < 0.06
-    everywhere = index.search(queries, 20, leaves_to_search=described["leaves"])[0]
-    found, by_prefix = (
-        np.mean([len(set(f) & set(e)) / 20 for f, e in zip(one, expected)]) for one in (everywhere, alone)
-    )
-    assert found > by_prefix + 0.02
+    assert recall > 0.87 and abs(recall - described["recall"]) < 0.04
+    assert recall > np.mean([len(set(f) & set(e)) / 20 for f, e in zip(alone, expected)])
 
 
 def test_a_prefix_that_says_nothing_is_not_searched(embeddings, queries):
