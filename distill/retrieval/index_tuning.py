@@ -6,7 +6,9 @@ meets the target is found by bisection, which puts every candidate on the target
 recall is compared by time: in passes long enough to be timed, alternating, by medians, so that a slow minute of the
 machine falls on all alike. Where vectors are few, exact search is a candidate too.
 
-Two samples guard against fitting one: settings are chosen on the first, and leaves are added until the second agrees.
+All of it stands on the whole sample. Halves, one to choose on and one to check on, do worse: how hard the queries of a
+half are moves the recall of all settings alike, so a choice that both halves must agree to overshoots the target by
+their difference, and there is little that choosing among so few settings can fit.
 """
 
 from __future__ import annotations
@@ -33,15 +35,15 @@ _HOPELESS = 4.0  # where exact search is so many times as fast as the first tree
 
 
 class Trial(Protocol):
-    """A built tree that can be searched with other parameters. Parts: 0 to choose on, 1 to check on.
+    """A built tree that can be searched with other parameters.
 
     Exact search is a trial too: its tree is `TreeSettings()`, and its parameters are 0.
     """
 
     tree: TreeSettings
 
-    def recall(self, part: int, leaves_to_search: int, reorder: int) -> float:
-        """Recall on a part of the sample; does not fall when either parameter grows."""
+    def recall(self, leaves_to_search: int, reorder: int) -> float:
+        """Recall on the sample; does not fall when either parameter grows."""
         ...
 
     def seconds(self, leaves_to_search: int, reorder: int, at_least: float) -> float:
@@ -56,7 +58,7 @@ class Point:
     tree: TreeSettings
     leaves_to_search: int
     reorder: int
-    recall: float  # on the part to choose on
+    recall: float
     queries_per_second: float  # median where it was timed more than once
 
     def as_dict(self) -> dict[str, Any]:
@@ -71,7 +73,7 @@ class Tuned:
     trial: Trial | None
     leaves_to_search: int
     reorder: int
-    recall: float  # on the part to check on
+    recall: float
     curve: tuple[Point, ...]
     best_recall: float  # of the first tree with all it can search; tells why no tree was found
 
@@ -94,19 +96,20 @@ def choose_by_recall(trial: Trial, *, k: int, count: int, target: float) -> Tune
     """Parameters of one tree by recall alone: no clock, so the same tree gives the same settings.
 
     The fewest candidates, in steps of a quarter, that with every leaf searched lose no more than half of what the tree
-    can give above the target; then the fewest leaves.
+    can give above the target; then the fewest leaves, and what they leave over is taken from the candidates.
     """
     leaves, most = trial.tree.leaves, _most_reorder(k, count)
-    best = min(trial.recall(part, leaves, most) for part in (0, 1))
+    best = trial.recall(leaves, most)
     if best < target:
         return Tuned(None, 0, 0, best, (), best)
     ceiling, reorder = (target + best) / 2, k
-    while reorder < most and min(trial.recall(part, leaves, reorder) for part in (0, 1)) < ceiling:
+    while reorder < most and trial.recall(leaves, reorder) < ceiling:
         reorder = min(most, reorder + (reorder + 3) // 4)
-    fewest = smallest(1, leaves, lambda n: min(trial.recall(part, n, reorder) for part in (0, 1)) >= target)
+    fewest = smallest(1, leaves, lambda n: trial.recall(n, reorder) >= target)
+    reorder = smallest(min(k, most), reorder, lambda r: trial.recall(fewest, r) >= target)
     speed = 1 / trial.seconds(fewest, reorder, _GLANCE)
-    point = Point(trial.tree, fewest, reorder, trial.recall(0, fewest, reorder), speed)
-    return Tuned(trial, fewest, reorder, trial.recall(1, fewest, reorder), (point,), best)
+    point = Point(trial.tree, fewest, reorder, trial.recall(fewest, reorder), speed)
+    return Tuned(trial, fewest, reorder, point.recall, (point,), best)
 
 
 def tune(
@@ -155,7 +158,7 @@ def tune(
         elif not best:
             queue = tree.neighbours(count, width)
         if tree is first:
-            best_recall = trial.recall(0, tree.leaves, _most_reorder(k, count))
+            best_recall = trial.recall(tree.leaves, _most_reorder(k, count))
             if exact and best:
                 rival = [_exact_point(exact())]
                 if _seconds(rival[0][1]) * _HOPELESS < _seconds(best[0][1]):
@@ -167,15 +170,7 @@ def tune(
     if not best:
         return Tuned(None, 0, 0, best_recall, tuple(curve), best_recall)
     trial, chosen = best[0]
-    if not trial.tree.leaves:
-        return Tuned(trial, 0, 0, chosen.recall, tuple(curve), best_recall)
-    leaves, reorder = trial.tree.leaves, chosen.reorder
-    while trial.recall(1, leaves, reorder) < target and reorder < _most_reorder(k, count):
-        reorder = min(_most_reorder(k, count), reorder + (reorder + 9) // 10)
-    if trial.recall(1, leaves, reorder) < target:
-        return Tuned(None, 0, 0, trial.recall(1, leaves, reorder), tuple(curve), best_recall)
-    fewest = smallest(chosen.leaves_to_search, leaves, lambda n: trial.recall(1, n, reorder) >= target)
-    return Tuned(trial, fewest, reorder, trial.recall(1, fewest, reorder), tuple(curve), best_recall)
+    return Tuned(trial, chosen.leaves_to_search, chosen.reorder, chosen.recall, tuple(curve), best_recall)
 
 
 def _duel(
@@ -200,9 +195,7 @@ def _duel(
 
 
 def _exact_point(trial: Trial) -> tuple[Trial, Point]:
-    return trial, Point(
-        trial.tree, 0, 0, trial.recall(1, 0, 0), 1 / min(trial.seconds(0, 0, _GLANCE) for _ in range(2))
-    )
+    return trial, Point(trial.tree, 0, 0, trial.recall(0, 0), 1 / min(trial.seconds(0, 0, _GLANCE) for _ in range(2)))
 
 
 def _points_on_target(trial: Trial, *, k: int, count: int, target: float, curve: list[Point]) -> list[Point]:
@@ -211,27 +204,27 @@ def _points_on_target(trial: Trial, *, k: int, count: int, target: float, curve:
     All that were measured go to `curve`.
     """
     leaves, most = trial.tree.leaves, _most_reorder(k, count)
-    if trial.recall(0, leaves, most) < target:
+    if trial.recall(leaves, most) < target:
         return []
-    fewest = smallest(1, leaves, lambda n: trial.recall(0, n, most) >= target)
+    fewest = smallest(1, leaves, lambda n: trial.recall(n, most) >= target)
     pairs: dict[tuple[int, int], None] = {}
     high = most
     for step in _LEAF_STEPS:
         searched = min(leaves, math.ceil(fewest * step))
-        high = smallest(min(k, most), high, lambda r, n=searched: trial.recall(0, n, r) >= target, tolerance=0.02)
+        high = smallest(min(k, most), high, lambda r, n=searched: trial.recall(n, r) >= target, tolerance=0.02)
         # With few candidates settled, fewer leaves may do as well.
-        searched = smallest(fewest, searched, lambda n, r=high: trial.recall(0, n, r) >= target)
+        searched = smallest(fewest, searched, lambda n, r=high: trial.recall(n, r) >= target)
         pairs[searched, high] = None
     points = [
         Point(trial.tree, n, r, recall, 1 / min(trial.seconds(n, r, _GLANCE) for _ in range(2)))
         for n, r in pairs
-        if (recall := trial.recall(0, n, r)) >= target
+        if (recall := trial.recall(n, r)) >= target
     ]
     curve += points
     below = max(1, fewest // 2)  # one point under the target, to draw the curve
     if below < fewest:
         speed = 1 / trial.seconds(below, most, 0.0)
-        curve.append(Point(trial.tree, below, most, trial.recall(0, below, most), speed))
+        curve.append(Point(trial.tree, below, most, trial.recall(below, most), speed))
     points.sort(key=_seconds)
     return [point for point in points if _seconds(point) <= _REACH * _seconds(points[0])][:_FINALISTS]
 

@@ -28,7 +28,6 @@ __all__ = ["KeyphraseIndex", "build_index"]
 
 _MOST_RESCORE = 16  # candidates that the full width scores again, as a multiple of the neighbours asked for
 _EXACT_UP_TO = 50_000  # vectors; of more, exact search is several times slower than a tree
-_HALVES_FROM = 40  # sample queries; with fewer, settings are chosen and checked on the same ones
 
 
 def build_index(
@@ -49,7 +48,7 @@ def build_index(
 
     Below `brute_force_below` vectors every search is exact. Above, a tree of about 2·√N cells with 4-bit codes finds
     candidates that are scored by the vectors themselves; the cells to search are the fewest that meet the target on
-    both halves of the sample. With `tune_seconds`, `distill.retrieval.index_tuning` looks for the fastest tree, and
+    the sample. With `tune_seconds`, `distill.retrieval.index_tuning` looks for the fastest tree, and
     takes exact search where that is as fast. Where even all cells miss the target the index falls back to brute force.
     A note in `describe()` says so.
 
@@ -211,16 +210,13 @@ class _Trial:
     def __init__(self, index: KeyphraseIndex, kth: np.ndarray, k: int):
         self.index, self.tree = index, index.settings.tree
         self._k, self._kth = k, kth
-        count = len(kth)
-        self._parts = (slice(0, None, 2), slice(1, None, 2)) if count >= _HALVES_FROM else (slice(None),) * 2
-        self._known: dict[tuple[int, int, int], float] = {}
+        self._known: dict[tuple[int, int], float] = {}
 
-    def recall(self, part: int, leaves_to_search: int, reorder: int) -> float:
-        key = part, leaves_to_search, reorder
+    def recall(self, leaves_to_search: int, reorder: int) -> float:
+        key = leaves_to_search, reorder
         if key not in self._known:
-            rows = self._parts[part]
             parameters = self._parameters(leaves_to_search, reorder)
-            self._known[key] = share_found(self.index, self.index.sample[rows], self._k, self._kth[rows], **parameters)
+            self._known[key] = share_found(self.index, self.index.sample, self._k, self._kth, **parameters)
         return self._known[key]
 
     def seconds(self, leaves_to_search: int, reorder: int, at_least: float) -> float:
