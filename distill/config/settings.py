@@ -276,7 +276,7 @@ class StudentConfig:
     learn_temperature: bool = False  # from there on, between 0.01 and 1 as in CLIP
     symmetric: bool = False  # in the clicks task, a keyphrase looks for its item among the batch's items too
     exact_as_clicked: bool = False  # pairs that the judge graded 3 are positives of the clicks task too, beside distill
-    inverse_propensity: bool = False  # weigh a click by 1 / the estimated chance that its position is examined
+    inverse_propensity: bool = False  # weigh a clicked pair by 1 / the estimated chance that its position is examined
     propensity_clip: float = 10.0  # largest of those weights, before they are divided by their mean
     log_q: bool = False  # correct in-batch negatives for how often their keyphrase is drawn
     hard_negatives: HardNegatives = dataclasses.field(default_factory=HardNegatives)
