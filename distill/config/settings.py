@@ -305,7 +305,7 @@ class IndexConfig:
     rescore: bool = True  # what the prefix finds is ordered again by the full width; else the prefix is all there is
     dtype: str = "float32"  # or `bfloat16`, `int8`: what is held in memory of each vector to score candidates by
     tune_seconds: float = 0.0  # for trying other trees than the size suggests, by the clock; 0: none
-    sample_queries: int = 1000  # training items that recall is measured with
+    sample_queries: int = 1000  # training items to tune the search on; its recall is measured on as many others
     earlier: str = ""  # working directory of an earlier run; embeddings of equal texts by an equal student are copied
     versions: str = ""  # a directory of versions, where index and student are published together; empty: nowhere
     keep_versions: int = 3  # newest ones, beside the current one

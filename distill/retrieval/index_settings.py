@@ -60,7 +60,7 @@ class IndexSettings:
     seed: int
     recall_at: int  # the K at which the index was tuned
     target_recall: float
-    recall: float  # @recall_at against exact search over the full width, on queries that nothing was chosen on
+    recall: float  # @recall_at against exact search over the full width, on the sample that the search was tuned on
     recall_at_100: float
     sample_queries: int  # that recall was measured on
     tuned: bool  # whether the tree and its parameters were chosen by timing, or follow from the size

@@ -131,11 +131,12 @@ class KeyphraseIndex:
                 self._searcher, searched[short], indices.shape[1], **more
             )
 
-    def measure_recall(self, k: int | None = None) -> float:
-        """Recall@k (of `recall_at` by default) on the sample, against exact search over all vectors."""
+    def measure_recall(self, k: int | None = None, queries: np.ndarray | None = None) -> float:
+        """Recall@k (of `recall_at` by default) on [Q, D] queries (the sample) against exact search over all vectors."""
         k = min(k or self.settings.recall_at, self.settings.count)
-        kth = scann_native.exact_top(self.sample, self.vectors, k)[1][:, -1]
-        return share_found(self, self.sample, k, kth)
+        queries = self.sample if queries is None else check_vectors("queries", queries, width=self.settings.full_width)
+        kth = scann_native.exact_top(queries, self.vectors, k)[1][:, -1]
+        return share_found(self, queries, k, kth)
 
     def save(self, directory: str | Path) -> None:
         """Writes the index; its `index.json` comes last, and the directory may be moved afterwards.

@@ -72,25 +72,22 @@ def _build(context: Context, folder: Path, model: str) -> dict[str, Any]:
 
     from distill.retrieval.keyphrase_index import seconds_a_query
 
-    experiment, prepared = context.experiment, context.prepared
+    experiment = context.experiment
     items = np.load(folder / ITEMS, mmap_mode="r")
-    training = np.flatnonzero(~prepared.item_is_holdout)
-    sample = np.random.default_rng((experiment.seed, 3)).permutation(training)[: experiment.index.sample_queries]
-    queries = indexed_width(context, items[np.sort(sample)])
+    queries, others = (indexed_width(context, items[rows]) for rows in _samples(context))
     index = _index(context, folder, model, queries)
-    index.search(queries[:10], 100)
+    recall = index.measure_recall(100, others)
     speed = 1 / seconds_a_query(index, queries, 100, _TIMED_SECONDS)
     settings = index.settings
     context.reporter.line(
         f"index: {settings.count:,} keyphrases × {settings.width}, {settings.method}, "
-        f"recall@100 {index.recall_at_100:.3f}, {speed:,.0f} queries/s"
-        + (f"; {settings.note}" if settings.note else "")
+        f"recall@100 {recall:.3f}, {speed:,.0f} queries/s" + (f"; {settings.note}" if settings.note else "")
     )
     counts = {
         "keyphrases": settings.count,
         "width": settings.width,
         "method": settings.method,
-        "recall_at_100": index.recall_at_100,
+        "recall_at_100": recall,
         "queries_per_second": speed,
         "bytes": sum(path.stat().st_size for path in (folder / INDEX).rglob("*") if path.is_file()),
         "curve": list(index.curve),
@@ -98,6 +95,21 @@ def _build(context: Context, folder: Path, model: str) -> dict[str, Any]:
     if experiment.index.versions:
         counts["version"] = _publish(context, folder)
     return counts
+
+
+def _samples(context: Context) -> tuple[Any, Any]:
+    """Rows of the training items that the search is tuned on, and of as many others to measure its recall on.
+
+    Where there are no others, the same twice.
+    """
+    import numpy as np
+
+    rng, most = np.random.default_rng((context.experiment.seed, 3)), context.experiment.index.sample_queries
+    holdout = context.prepared.item_is_holdout
+    tuned = np.sort(rng.permutation(np.flatnonzero(~holdout))[:most])
+    others = np.setdiff1d(np.arange(len(holdout)), tuned)
+    measured = np.sort(rng.permutation(others)[:most])
+    return tuned, measured if len(measured) else tuned
 
 
 def _index(context: Context, folder: Path, model: str, queries: Any) -> Any:
