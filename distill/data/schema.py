@@ -268,8 +268,20 @@ def _names(text: str) -> list[str]:
     return [name for name in map(_as_name, value) if name]
 
 
+class RepeatedKey(ValueError):
+    """A key stands twice in a JSON object, so that one of its values would be lost."""
+
+
+def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """The `object_pairs_hook` of `json.loads` that raises RepeatedKey."""
+    if len(value := dict(pairs)) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise RepeatedKey(f"key {next(key for key in keys if keys.count(key) > 1)!r} twice in a JSON object")
+    return value
+
+
 def _map(text: str) -> list[tuple[str, str]]:
-    value = json.loads(text)
+    value = json.loads(text, object_pairs_hook=unique_keys)
     if not isinstance(value, dict):
         raise TypeError
     return [
@@ -285,13 +297,18 @@ def _nested(
     """Reads JSON text once per distinct value: categories repeat."""
     encoded = _trimmed(array).dictionary_encode()
     values: list[list | None] = []
-    for text in encoded.dictionary.to_pylist():
+    repeated: dict[int, str] = {}
+    for place, text in enumerate(encoded.dictionary.to_pylist()):
         try:
             value = read(text) if text and text != "null" else []
             pa.array([value], kind)  # lone surrogates from JSON escapes end here
             values.append(value)
-        except (ValueError, TypeError, RecursionError, pa.ArrowInvalid):
+        except (ValueError, TypeError, RecursionError, pa.ArrowInvalid) as error:
             values.append(None)
+            if isinstance(error, RepeatedKey):
+                repeated[place] = str(error)
+    for place, reason in repeated.items():
+        problems.add(_mask(pc.equal(encoded.indices, place)), f"{column.name}: {reason}")
     typed = pa.array(values, kind).take(encoded.indices)
     problems.add(_mask(typed.is_null()), f"{column.name}: not {what}")
     return typed

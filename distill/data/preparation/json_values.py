@@ -8,7 +8,7 @@ from typing import Any
 import pyarrow as pa
 
 from distill.data.preparation.chunks import NOT_UTF8, is_utf8
-from distill.data.schema import LARGEST_INTEGER, TEXT_KINDS
+from distill.data.schema import LARGEST_INTEGER, TEXT_KINDS, unique_keys
 
 
 def json_text(value: Any) -> str | None:
@@ -43,7 +43,7 @@ def json_row(raw: bytes) -> tuple[dict, str]:
     """The row as far as it can be told, and the reason why it is bad, or ""."""
     reason = "" if is_utf8(raw) else NOT_UTF8
     try:
-        row = json.loads(raw.decode("utf-8", "replace"))
+        row = json.loads(raw.decode("utf-8", "replace"), object_pairs_hook=unique_keys)
         if b"\\u" in raw:
             text = json.dumps(row, ensure_ascii=False)
             if not text.isascii() and (repaired := text.encode("utf-8", "replace")) != text.encode(

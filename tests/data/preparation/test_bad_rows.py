@@ -39,6 +39,7 @@ from tests.data.preparation.test_prepare import (
         ("items", {"split": "test"}, "split: not one of train, holdout"),
         ("items", {"category": "Shoes > Boots"}, "category: not a JSON list of names"),
         ("items", {"attributes": [1]}, "attributes: not a JSON map"),
+        ("items", {"attributes": '{"size": 1, "size": 2}'}, "attributes: key 'size' twice in a JSON object"),
         ("keyphrases", {"keyphrase": "\x00 "}, "keyphrase: empty text"),
         ("keyphrases", {"keyphrase": "\u2065"}, "keyphrase: empty text"),  # invisible, in no version of Unicode yet
         ("keyphrases", {"search_volume": -1}, "search_volume: negative"),

@@ -175,6 +175,13 @@ def test_malformed_json_and_things_that_are_no_rows(tmp_path):
     assert rows[4][1] == "keyphrase: not text"
 
 
+def test_a_key_that_stands_twice_in_an_object_loses_no_value_silently(tmp_path):
+    lines = [b'{"keyphrase": "a", "search_volume": 1}', b'{"keyphrase": "b", "search_volume": 2, "keyphrase": "c"}']
+    rows = read(write(tmp_path, "keyphrases.jsonl", b"\n".join(lines)))
+    assert rows[0][1] == {"keyphrase": "a", "search_volume": 1.0}
+    assert rows[1] == (2, "malformed JSON: key 'keyphrase' twice in a JSON object")
+
+
 def test_tsv_has_no_quoting_and_csv_has(tmp_path):
     assert read(write(tmp_path, "keyphrases.tsv", b'keyphrase\n5" shelf\n"a"\n')) == [
         (2, {"keyphrase": '5" shelf'}),
