@@ -17,6 +17,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from distill.data.json_objects import RepeatedKey, unique_keys
+
 _BLANK = r"^[\s\pC\pZ\x{2065}]*$"  # the last one is in no class: invisible like its neighbours, but unassigned
 _TRUE, _FALSE = ("1", "true", "1.0"), ("0", "false", "0.0")  # a column of flags with gaps is one of floats in pandas
 FORMATS = ("parquet", "jsonl", "tsv", "csv")
@@ -266,18 +268,6 @@ def _names(text: str) -> list[str]:
     if not isinstance(value, list):
         raise TypeError
     return [name for name in map(_as_name, value) if name]
-
-
-class RepeatedKey(ValueError):
-    """A key stands twice in a JSON object, so that one of its values would be lost."""
-
-
-def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """The `object_pairs_hook` of `json.loads` that raises RepeatedKey."""
-    if len(value := dict(pairs)) < len(pairs):
-        keys = [key for key, _ in pairs]
-        raise RepeatedKey(f"key {next(key for key in keys if keys.count(key) > 1)!r} twice in a JSON object")
-    return value
 
 
 def _map(text: str) -> list[tuple[str, str]]:

@@ -13,6 +13,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
+from distill.data.json_objects import unique_keys
 from distill.judge.rubric import Answer, Rubric
 
 _TINY = 1e-30  # a probability from which no ratio can be taken
@@ -91,7 +92,7 @@ def parse_list(rubric: Rubric, ids: Sequence[str], text: str) -> list[Parsed]:
     if fenced := _FENCE.fullmatch(text):
         text = fenced[1]
     try:
-        answers = json.loads(text, object_pairs_hook=_without_duplicates, parse_constant=_no_number)
+        answers = json.loads(text, object_pairs_hook=unique_keys, parse_constant=_no_number)
     except (ValueError, RecursionError):
         return [_UNPARSABLE] * len(ids)
     if not isinstance(answers, dict) or not answers.keys() <= set(ids):
@@ -106,13 +107,6 @@ def _meaning(rubric: Rubric, text: Any) -> Parsed:
     if found is None:
         return _UNPARSABLE
     return Parsed("abstained") if found.grade is None else Parsed("graded", found.grade)
-
-
-def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    answers = dict(pairs)
-    if len(answers) < len(pairs):
-        raise ValueError("a key is given twice")
-    return answers
 
 
 def _no_number(constant: str) -> NoReturn:

@@ -19,6 +19,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from distill.data.json_objects import RepeatedKey, unique_keys
 from distill.export.loading import LoadedModel, Signature, Tensor
 from distill.export.warm_up import SIGNATURE
 from distill.serving.limits import Limits, RequestError, quoted
@@ -55,13 +56,15 @@ def parse_json(body: bytes) -> dict[str, Any]:
     if not body.strip():
         raise RequestError(400, "JSON Parse error: the body is empty")
     try:
-        value = json.loads(body.decode(), object_pairs_hook=_object)
+        value = json.loads(body.decode(), object_pairs_hook=unique_keys)
     except UnicodeDecodeError as error:
         raise RequestError(400, f"JSON Parse error: the body is not UTF-8 at byte {error.start}") from error
     except json.JSONDecodeError as error:
         raise RequestError(400, f"JSON Parse error: {error.msg} at offset {error.pos}") from error
     except RecursionError as error:
         raise RequestError(400, "JSON Parse error: the body is nested too deep") from error
+    except RepeatedKey as error:
+        raise RequestError(400, f"JSON Value: {quoted(error.key)} occurs twice in an object") from error
     except ValueError as error:  # an integer of thousands of digits
         raise RequestError(400, "JSON Parse error: a number has too many digits") from error
     if not isinstance(value, dict):
@@ -240,15 +243,6 @@ def _from_base64(value: Mapping[str, Any], where: str) -> bytes:
 
 def _is_row(value: Any) -> bool:
     return isinstance(value, dict) and list(value) != ["b64"]
-
-
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    result: dict[str, Any] = {}
-    for name, value in pairs:
-        if name in result:
-            raise RequestError(400, f"JSON Value: {quoted(name)} occurs twice in an object")
-        result[name] = value
-    return result
 
 
 def _kind(value: Any) -> str:

@@ -7,8 +7,9 @@ from typing import Any
 
 import pyarrow as pa
 
+from distill.data.json_objects import unique_keys
 from distill.data.preparation.chunks import NOT_UTF8, is_utf8
-from distill.data.schema import LARGEST_INTEGER, TEXT_KINDS, unique_keys
+from distill.data.schema import LARGEST_INTEGER, TEXT_KINDS
 
 
 def json_text(value: Any) -> str | None:
