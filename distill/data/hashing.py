@@ -35,15 +35,19 @@ def normal(seed: int, stream: int, *keys: np.ndarray) -> np.ndarray:
     return ndtri(uniform(seed, stream, *keys))
 
 
-def draw_by_name(names: Sequence[str], count: int, seed: int, stream: int) -> np.ndarray:
-    """Rows of `count` of these distinct names, or of all where there are no more: int64, rising.
+def order_by_name(names: Sequence[str], seed: int, stream: int) -> np.ndarray:
+    """Rows of these distinct names in a random order, int64.
 
-    Every name has a place in the draw that depends on (seed, stream, name) alone, so that tomorrow's table, with some
-    names more and others gone, gives the same sample but for those.
+    Every name has a place in it that depends on (seed, stream, name) alone, so that tomorrow's table, with some names
+    more and others gone, gives the same order but for those.
     """
 
     def place(name: str) -> bytes:
         return hashlib.blake2b(f"{seed} {stream} {name}".encode(), digest_size=16).digest()
 
-    drawn = sorted(range(len(names)), key=lambda row: place(names[row]))[: max(0, count)]
-    return np.sort(np.array(drawn, np.int64))
+    return np.array(sorted(range(len(names)), key=lambda row: place(names[row])), np.int64)
+
+
+def draw_by_name(names: Sequence[str], count: int, seed: int, stream: int) -> np.ndarray:
+    """Rows of the first `count` of `order_by_name`, or of all where there are no more: int64, rising."""
+    return np.sort(order_by_name(names, seed, stream)[: max(0, count)])

@@ -37,7 +37,7 @@ def pool_of(context: Context, models: dict[str, Any], items: np.ndarray) -> Pool
         if name in models:
             offered[name] = models[name].top(items, settings.keyphrases)
         elif name in recommended:
-            offered[name] = _shuffled(context, recommended[name], len(items))
+            offered[name] = _shuffled(context, recommended[name], items)
         else:
             raise ConfigError(
                 f"config.evaluate.protocol.sources={settings.sources}: this run has no {name!r}; it has "
@@ -70,12 +70,19 @@ def _recommended(context: Context, row_of: np.ndarray) -> dict[str, Any]:
     }
 
 
-def _shuffled(context: Context, pairs: Any, listings: int) -> np.ndarray:
-    """The keyphrases of a source without ranks as lists [I, K] in a random order, -1 behind the last."""
+def _shuffled(context: Context, pairs: Any, items: np.ndarray) -> np.ndarray:
+    """The keyphrases of a source without ranks as lists [I, K] in an order by hash, -1 behind the last."""
     import numpy as np
 
+    from distill.data.hashing import order_by_name
+
     listing, keyphrase = pairs
-    order = np.random.default_rng((context.experiment.seed, _ORDER)).permutation(len(listing))
+    prepared, listings = context.prepared, len(items)
+    names = [
+        f"{prepared.item_ids[item]} {prepared.keyphrases[phrase]}"
+        for item, phrase in zip(items[listing].tolist(), keyphrase.tolist())
+    ]
+    order = order_by_name(names, context.experiment.seed, _ORDER)
     order = order[np.argsort(listing[order], kind="stable")]
     number = np.bincount(listing, minlength=listings)
     place = np.arange(len(order)) - np.repeat(np.cumsum(number) - number, number)

@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from distill.data.hashing import draw_by_name
+from distill.data.hashing import draw_by_name, order_by_name
 
 
 @given(st.sets(st.text(max_size=6), max_size=30), st.integers(0, 40), st.integers(0, 3), st.randoms())
@@ -30,3 +30,13 @@ def test_every_name_is_drawn_equally_often_and_streams_differ():
         counts[draw_by_name(names, 5, seed, 2)] += 1
     assert counts.min() > 185 and counts.max() < 315  # 250 expected, standard deviation 13.7
     assert draw_by_name(names, 5, 0, 2).tolist() != draw_by_name(names, 5, 0, 3).tolist()
+
+
+@given(st.sets(st.text(max_size=5), max_size=20), st.integers(0, 5), st.randoms())
+def test_names_keep_their_order_when_others_come_and_go(names, seed, random):
+    rows = sorted(names)
+    ordered = [rows[row] for row in order_by_name(rows, seed, 1)]
+    assert sorted(ordered) == rows
+    left = [name for name in rows if random.random() < 0.5]
+    random.shuffle(left)
+    assert [left[row] for row in order_by_name(left, seed, 1)] == [name for name in ordered if name in left]
