@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from distill.retrieval.index_settings import ANISOTROPIC, CODEBOOK_ROWS, ROWS_PER_LEAF, IndexSettings
+from distill.retrieval.scann_avx2 import use_avx2
 from distill.retrieval.subset_search import merge
 from distill.retrieval.vectors import prefix
 
@@ -147,6 +148,7 @@ def _scann() -> Any:
             "the keyphrase index needs scann, which exists for Linux only: `pip install scann`, or search with "
             f"distill.retrieval.exact ({error})"
         ) from error
+    use_avx2(scann_ops_pybind.scann_pybind.__file__)
     return scann_ops_pybind
 
 
