@@ -1,6 +1,5 @@
 """ScaNN by AVX2: it is used where the processor has it, and finds what ScaNN finds without it."""
 
-import contextlib
 import ctypes
 import ctypes.util
 
@@ -10,24 +9,11 @@ import pytest
 from distill.retrieval import scann_avx2, scann_native
 from distill.retrieval.keyphrase_index import KeyphraseIndex
 from distill.retrieval.scann_index import build_index
+from tests.retrieval.instructions import searching_by
 
-
-@pytest.fixture(scope="module")
-def switch():
-    """ScaNN's variable."""
-    scann = scann_native._scann()
-    if not {"avx2", "fma"} <= scann_avx2.processor_flags(scann_avx2._CPUINFO):
-        pytest.skip("this processor has no AVX2")
-    return ctypes.c_bool.in_dll(ctypes.CDLL(scann.scann_pybind.__file__), scann_avx2._SYMBOL)
-
-
-@contextlib.contextmanager
-def set_to(switch, value):
-    before, switch.value = switch.value, value
-    try:
-        yield
-    finally:
-        switch.value = before
+needs_avx2 = pytest.mark.skipif(
+    not {"avx2", "fma"} <= scann_avx2.processor_flags(scann_avx2._CPUINFO), reason="this processor has no AVX2"
+)
 
 
 def unit(count, seed, width=48):
@@ -35,21 +21,24 @@ def unit(count, seed, width=48):
     return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
 
 
-def test_it_is_on_where_the_processor_has_it(switch):
-    assert switch.value
+@needs_avx2
+def test_it_is_on_where_the_processor_has_it():
+    library = scann_native._scann().scann_pybind.__file__
+    assert ctypes.c_bool.in_dll(ctypes.CDLL(library), scann_avx2._SYMBOL).value
 
 
+@needs_avx2
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int8"])
 @pytest.mark.parametrize("tree", [False, True])
-def test_both_find_the_same(switch, tree, dtype, tmp_path):
+def test_both_find_the_same(tree, dtype, tmp_path):
     vectors, queries = unit(4000, 0), unit(700, 1)
     options = {"brute_force_below": 0 if tree else 10_000, "target_recall": 0.8, "dtype": dtype, "seed": 0}
     for number, (built_by, searched_by) in enumerate([(False, True), (True, False)]):
-        with set_to(switch, built_by):
+        with searching_by(avx2=built_by):
             index = build_index(vectors, sample_queries=queries[:100], recall_at=10, **options)
             wanted, scores = index.search(queries, 10)
             index.save(tmp_path / str(number))
-        with set_to(switch, searched_by):
+        with searching_by(avx2=searched_by):
             found, again = KeyphraseIndex.load(tmp_path / str(number)).search(queries, 10)
         assert index.settings.method == ("tree_ah" if tree else "brute_force")
         if tree:  # candidates of one coarse score are told apart by the order in which they come, as in other batches
