@@ -287,7 +287,7 @@ def _nested(
     """Reads JSON text once per distinct value: categories repeat."""
     encoded = _trimmed(array).dictionary_encode()
     values: list[list | None] = []
-    repeated: dict[int, str] = {}
+    repeated: dict[str, list[int]] = {}  # by reason
     for place, text in enumerate(encoded.dictionary.to_pylist()):
         try:
             value = read(text) if text and text != "null" else []
@@ -296,9 +296,9 @@ def _nested(
         except (ValueError, TypeError, RecursionError, pa.ArrowInvalid) as error:
             values.append(None)
             if isinstance(error, RepeatedKey):
-                repeated[place] = str(error)
-    for place, reason in repeated.items():
-        problems.add(_mask(pc.equal(encoded.indices, place)), f"{column.name}: {reason}")
+                repeated.setdefault(str(error), []).append(place)
+    for reason, places in repeated.items():
+        problems.add(_mask(pc.is_in(encoded.indices, pa.array(places, pa.int32()))), f"{column.name}: {reason}")
     typed = pa.array(values, kind).take(encoded.indices)
     problems.add(_mask(typed.is_null()), f"{column.name}: not {what}")
     return typed

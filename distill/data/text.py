@@ -25,7 +25,7 @@ _CLEAN = _SPACED | _DELETED | {0x2044: "/"}  # NFKC makes 1⁄2 of ½
 # A number and a fraction, whose digits NFKC would join (2½ to 21⁄2), and how they are kept apart; for `re` and RE2.
 FRACTION, SEPARATED = "([0-9])([¼-¾⅐-⅞↉])", r"\1 \2"
 
-NO_CATEGORY = "no category"
+_NO_CATEGORY = "no category"
 _TOKEN = re.compile(r"\d+(?:[.,]\d+)+|[^\W_]+(?:['’][^\W_]+)*")
 
 _UNCHANGED = frozenset(
@@ -130,7 +130,7 @@ def item_text(title: str, category: Sequence[str]) -> str:
 
 def top_labels(categories: Sequence[Sequence[str]]) -> list[str]:
     """The most general category of each path, "no category" for an empty one."""
-    return [path[0] if len(path) else NO_CATEGORY for path in categories]
+    return [path[0] if len(path) else _NO_CATEGORY for path in categories]
 
 
 def leaf_labels(categories: Sequence[Sequence[str]]) -> list[str]:
@@ -140,4 +140,4 @@ def leaf_labels(categories: Sequence[Sequence[str]]) -> list[str]:
     """
     paths = [tuple(path) for path in categories]
     shared = Counter(path[-1] for path in set(paths) if path)
-    return [NO_CATEGORY if not path else path[-1] if shared[path[-1]] == 1 else " > ".join(path) for path in paths]
+    return [_NO_CATEGORY if not path else path[-1] if shared[path[-1]] == 1 else " > ".join(path) for path in paths]

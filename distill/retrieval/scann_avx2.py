@@ -24,13 +24,24 @@ def use_avx2(library: str) -> bool:
 
     It does not where the processor, or a library without that variable, cannot.
     """
-    try:
-        found = ctypes.c_bool.in_dll(ctypes.CDLL(library), _SYMBOL)
-    except (OSError, ValueError):
+    switch = avx2_switch(library)
+    if switch is None:
         return False
-    if processor_flags(_CPUINFO) >= _NEEDED:
-        found.value = True
-    return found.value
+    if processor_has_avx2():
+        switch.value = True
+    return switch.value
+
+
+def avx2_switch(library: str) -> ctypes.c_bool | None:
+    """The variable of the loaded library; setting its value sets the library's."""
+    try:
+        return ctypes.c_bool.in_dll(ctypes.CDLL(library), _SYMBOL)
+    except (OSError, ValueError):
+        return None
+
+
+def processor_has_avx2() -> bool:
+    return processor_flags(_CPUINFO) >= _NEEDED
 
 
 def processor_flags(cpuinfo: Path) -> set[str]:

@@ -1,6 +1,5 @@
 """ScaNN by AVX2: it is used where the processor has it, and finds what ScaNN finds without it."""
 
-import ctypes
 import ctypes.util
 
 import numpy as np
@@ -11,9 +10,7 @@ from distill.retrieval.keyphrase_index import KeyphraseIndex
 from distill.retrieval.scann_index import build_index
 from tests.retrieval.instructions import searching_by
 
-needs_avx2 = pytest.mark.skipif(
-    not {"avx2", "fma"} <= scann_avx2.processor_flags(scann_avx2._CPUINFO), reason="this processor has no AVX2"
-)
+needs_avx2 = pytest.mark.skipif(not scann_avx2.processor_has_avx2(), reason="this processor has no AVX2")
 
 
 def unit(count, seed, width=48):
@@ -23,8 +20,8 @@ def unit(count, seed, width=48):
 
 @needs_avx2
 def test_it_is_on_where_the_processor_has_it():
-    library = scann_native._scann().scann_pybind.__file__
-    assert ctypes.c_bool.in_dll(ctypes.CDLL(library), scann_avx2._SYMBOL).value
+    switch = scann_avx2.avx2_switch(scann_native._scann().scann_pybind.__file__)
+    assert switch is not None and switch.value
 
 
 @needs_avx2
