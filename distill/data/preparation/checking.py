@@ -25,6 +25,8 @@ from distill.data.validation import personal_data
 
 _RAW_CHARACTERS = 2000  # of a bad row that the quarantine keeps
 _EXAMPLES = 3
+_REASONS = 50  # that are told one by one: those that name what a file holds may be as many as its rows
+OTHER_REASONS = "other reasons, in quarantine.jsonl"
 _NO_DAMAGE = (*QUARANTINED.values(), *personal_data.REASONS, LEFT_OUT)  # reasons that are no fault of the row's own
 
 Columns = dict[str, Any]  # numbers and flags as numpy arrays, texts as Arrow arrays
@@ -59,7 +61,11 @@ class TableCounts:
         return sum(self.reasons[reason] for reason in _NO_DAMAGE)
 
     def worst_first(self) -> dict[str, int]:
-        return dict(sorted(self.reasons.items(), key=lambda item: (-item[1], item[0])))
+        """Reason → rows, the most frequent first; the last of very many are one, but for those of no fault."""
+        ordered = sorted(self.reasons.items(), key=lambda item: (-item[1], item[0]))
+        rare = {reason: count for reason, count in ordered[_REASONS:] if reason not in _NO_DAMAGE}
+        told = {reason: count for reason, count in ordered if reason not in rare}
+        return told | ({OTHER_REASONS: sum(rare.values())} if rare else {})
 
 
 def check_chunk(
@@ -79,9 +85,12 @@ def check_chunk(
       raw), and counts.
     """
     problems = Problems(len(chunk.lines))
-    for reason in dict.fromkeys(chunk.faults.values()):
+    positions: dict[str, list[int]] = {}
+    for position, reason in chunk.faults.items():
+        positions.setdefault(reason, []).append(position)
+    for reason, rows in positions.items():
         faulty = np.zeros(len(chunk.lines), bool)
-        faulty[[position for position, why in chunk.faults.items() if why == reason]] = True
+        faulty[rows] = True
         problems.add(faulty, reason)
     values = read_columns(table, chunk.columns, problems)
     personal, held = personal_data.screen_keyphrases(values, problems, screening)

@@ -220,10 +220,11 @@ class _Preparation:
             consequences=counts.consequences,
             merged=merged.merged,
             removed=merged.removed,
-            reasons=counts.worst_first(),
+            reasons=(reasons := counts.worst_first()),
             examples={
                 reason: [f"{source.files[file].name}:{line}" for file, line in places]
                 for reason, places in sorted(counts.examples.items())
+                if reason in reasons
             },
             personal=dict(sorted(counts.personal.items())),
             masked=self._config.screening.personal_data == "mask",

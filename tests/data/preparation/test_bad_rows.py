@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from distill.config import DataConfig
-from distill.data.preparation.checking import TableCounts, check_share
+from distill.data.preparation.checking import OTHER_REASONS, TableCounts, check_share
 from distill.data.preparation.prepare import prepare
 from distill.data.preparation.sources import TableSource, data_file
 from distill.data.schema import Column, DataError, Problems, read_column
@@ -135,6 +135,21 @@ def test_a_bad_byte_in_a_title_still_tells_the_item(tmp_path):
     assert summary.tables["items"].reasons == {"not UTF-8": 1}
     assert "th\\xffng1" in quarantined(tmp_path)[0]["raw"]
     assert summary.tables["clicks"].reasons == {"item_id: its item was quarantined": 5}
+
+
+def test_very_many_reasons_are_told_as_one(tmp_path):
+    tables = marketplace()
+    item = tables["items"][0]
+    tables["items"] += [item | {"item_id": f"n{n}", "title": ""} for n in range(2)]
+    tables["items"] += [item | {"item_id": f"k{n}", "attributes": f'{{"{n}": 1, "{n}": 2}}'} for n in range(60)]
+    summary, _ = run(tmp_path, tables)
+    reasons = summary.tables["items"].reasons
+    assert len(reasons) == 51 and sum(reasons.values()) == 62
+    assert list(reasons.values()) == [2] + [1] * 49 + [11]
+    first, *_, last = reasons
+    assert (first, last) == ("title: empty text", OTHER_REASONS)
+    assert set(summary.tables["items"].examples) == set(reasons) - {OTHER_REASONS}
+    assert len({record["reason"] for record in quarantined(tmp_path) if record["file"] == "items.jsonl"}) == 61
 
 
 def test_too_many_bad_rows_stop_the_run(tmp_path):
