@@ -19,8 +19,8 @@ student: the sum of the losses over the student's own batch, by its task weights
 repeated; each combination is a model of its own.
 
 Both are measured by the code that measured the grid. Prints a table, and writes `sentence_transformers.json` and
-`sentence_transformers.md` to the grid's folder. What is finished is kept: a killed run continues with the seed and
-model at which it stopped, and nothing of the grid itself is run or changed.
+`sentence_transformers.md` to the grid's folder, and the page to `--config.docs` too. What is finished is kept: a killed
+run continues with the seed and model at which it stopped, and nothing of the grid itself is run or changed.
 """
 
 from __future__ import annotations
@@ -78,7 +78,10 @@ def work(context: Context, force: bool) -> None:
     finished = {seed: find_arm(context, grid, experiments, arm, seed) for seed in seeds}
     measured = {variant: [_measured(context, finished[seed], variant, force) for seed in seeds] for variant in variants}
     report.write(
-        report.Compared(grid, arm, [finished[seed] for seed in seeds], measured), context.workdir, context.reporter
+        report.Compared(grid, arm, [finished[seed] for seed in seeds], measured),
+        context.workdir,
+        context.reporter,
+        grid.docs,
     )
 
 

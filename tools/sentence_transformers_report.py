@@ -1,4 +1,4 @@
-"""What a comparison with sentence-transformers found: a table, a flat JSON object and a Markdown section."""
+"""What a comparison with sentence-transformers found: a table, a flat JSON object and a Markdown page."""
 
 from __future__ import annotations
 
@@ -84,8 +84,8 @@ class Row:
         return "**theirs is higher**" if one.ci_high < 0 else "no clear difference"
 
 
-def write(compared: Compared, folder: Path, reporter: Reporter) -> None:
-    """Prints the table and writes both files."""
+def write(compared: Compared, folder: Path, reporter: Reporter, docs: str = "") -> None:
+    """Prints the table, and writes both files and the copy of the page that `docs` asks for."""
     rows, missing = compare(compared)
     cells = [_cells(row) for row in rows]
     header = ("metric", "ours", "theirs", "figure", "figure", "difference", "95 %", "p", "p (Holm)", "")
@@ -93,8 +93,10 @@ def write(compared: Compared, folder: Path, reporter: Reporter) -> None:
     for name, why in missing.items():
         reporter.line(f"not compared: {name}: {why}")
     write_json(folder / JSON, flat(rows, compared))
-    write_atomic(folder / MARKDOWN, page(rows, missing, compared))
-    reporter.line(f"comparison: {folder / MARKDOWN}")
+    text = page(rows, missing, compared)
+    for place in (folder / MARKDOWN, *([Path(docs)] if docs else [])):
+        write_atomic(place, text)
+        reporter.line(f"comparison: {place}")
 
 
 def compare(compared: Compared) -> tuple[list[Row], dict[str, str]]:
@@ -184,7 +186,7 @@ def flat(rows: Sequence[Row], compared: Compared) -> dict[str, float]:
 
 
 def page(rows: Sequence[Row], missing: Mapping[str, str], compared: Compared) -> str:
-    """The Markdown section."""
+    """The Markdown page."""
     first = next(iter(compared.rivals.values()))
     counts = [_manifest(one.trained)["counts"] for one in first]
     examples = ", ".join(
@@ -192,7 +194,7 @@ def page(rows: Sequence[Row], missing: Mapping[str, str], compared: Compared) ->
     )
     versions = ", ".join(f"{name} {version}" for name, version in counts[0]["peer"].items())
     lines = [
-        "## Against sentence-transformers",
+        f"# Against sentence-transformers: {compared.grid.name}",
         "",
         "Written by",
         "",

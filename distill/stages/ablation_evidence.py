@@ -65,9 +65,6 @@ def write_evidence(
     )
     write_json(workdir / JSON, _flat(evidence))
     page, pictures = render_evidence(evidence)
-    beside = workdir / "sentence_transformers.md"  # of tools/compare_sentence_transformers.py
-    if beside.exists():
-        page += "\n" + beside.read_text(encoding="utf-8")
     places = [workdir / MARKDOWN, *([Path(grid.docs)] if grid.docs else [])]
     for place in places:
         folder = place.with_suffix("")

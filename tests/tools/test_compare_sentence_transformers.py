@@ -16,6 +16,7 @@ from distill.evaluate.samples import SAMPLES, Samples, read_samples
 from distill.export.huggingface import export_student
 from distill.models.bi_encoder import init_bi_encoder
 from distill.models.encoder import EncoderSpec
+from distill.reporting import Silent
 from distill.stages.ablation import ArmRun
 from distill.stages.base import write_table
 from tests.stages.small import ROOT, command, environment
@@ -78,7 +79,11 @@ def test_figures_are_means_over_seeds_and_differences_are_ours_less_theirs(tmp_p
     assert 0 < flat[f"{name}/ci_low"] <= flat[name] <= flat[f"{name}/ci_high"]
     assert flat[f"examples/distill/{variant.name}"] == 70 and flat[f"steps/clicks/{variant.name}"] == 2
     assert rows[0].finding.by_seed == pytest.approx((0.2, 0.25))
-    page = report.page(rows, {}, compared)
+    report.write(compared, tmp_path / "grid", Silent(), str(tmp_path / "docs" / "page.md"))
+    page = (tmp_path / "docs" / "page.md").read_text()
+    assert page == (tmp_path / "grid" / "sentence_transformers.md").read_text() == report.page(rows, {}, compared)
+    assert page.startswith(f"# Against sentence-transformers: {grid.name}\n")
+    assert json.loads((tmp_path / "grid" / "sentence_transformers.json").read_text()) == flat
     assert "| `human/ndcg@10` | `student` |" in page and "CosineSimilarityLoss on the probabilities" in page
     assert (
         "Not compared" not in page
@@ -287,7 +292,7 @@ def test_a_grid_is_compared_and_what_is_finished_is_kept(compared):
             assert figures[f"diff/{metric}/student@16-{model}@16"] == pytest.approx(difference)
     stored = read_samples(next((root / "stages" / "measure_student").iterdir()))["human/auc_exact", ""]
     assert figures["human/auc_exact/student"] == pytest.approx(stored.estimate())
-    assert "human/auc_exact" in done.stdout and "## Against" in (root / "sentence_transformers.md").read_text()
+    assert "human/auc_exact" in done.stdout and "# Against" in (root / "sentence_transformers.md").read_text()
 
     before = (root / "sentence_transformers.json").read_bytes()
     again = compare(root, "--mix=proportional", "--mix=joint")
