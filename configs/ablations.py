@@ -192,10 +192,20 @@ def _grid(
         }.items()
         for first, second in pairs
     ]
+    fewer_labels = [
+        Comparison(
+            f"{labels}_labels",
+            f"{labels}_labels_no_assistant",
+            metrics,
+            family="the fewer labels, the more the assistant gains",
+            than=("student", "student_no_assistant"),
+        )
+        for labels in ("some", "few")
+    ]
     return Ablations(
         **vars(base),
         arms=arms,
-        comparisons=(*claims, *as_it_is),
+        comparisons=(*claims, *fewer_labels, *as_it_is),
         curves=(
             Curve(
                 "Label efficiency",

@@ -15,9 +15,9 @@ from bench_common import print_table
 from sentence_transformers_stage import Variant
 
 from distill.artifacts import read_manifest, write_atomic, write_json
-from distill.config.ablations import METRICS, Ablations
-from distill.evaluate.comparisons import Contrast, Resampled, contrast, holm, resample, simultaneous
-from distill.evaluate.evidence import Finding
+from distill.config.ablations import METRICS, Ablations, Comparison
+from distill.evaluate.comparisons import Contrast, Resampled, contrast, resample
+from distill.evaluate.evidence import Finding, as_findings
 from distill.evaluate.samples import read_samples
 from distill.reporting import Reporter
 from distill.stages.ablation import ArmRun
@@ -105,14 +105,15 @@ def compare(compared: Compared) -> tuple[list[Row], dict[str, str]]:
     And the name of each difference that cannot be made → why.
     """
     ours = _resampled(compared, [run.folders["measure_student"] for run in compared.runs])
-    found: list[tuple[str, str, str, Resampled, Resampled, Contrast]] = []
+    found: list[tuple[Comparison, str, Contrast]] = []
+    figures: list[tuple[float, float]] = []
     missing: dict[str, str] = {}
     for variant, measured in compared.rivals.items():
         theirs = _resampled(compared, [one.samples for one in measured])
         for metric, prefix in sorted(ours, key=lambda key: (METRICS.index(key[0]), key[1])):
-            first, second = compared.arm + prefix, variant.name + prefix
+            pair = Comparison(compared.arm + prefix, variant.name + prefix, (metric,), expected=False)
             one, other = ours[metric, prefix], theirs.get((metric, prefix))
-            name = f"diff/{metric}/{first}-{second}"
+            name = pair.name(metric)
             if one is None or other is None:
                 missing[name] = "not measured for both on every seed"
                 continue
@@ -122,32 +123,9 @@ def compare(compared: Compared) -> tuple[list[Row], dict[str, str]]:
                     "stages/measure_student and run launch.ablate again"
                 )
                 continue
-            found.append((metric, first, second, one, other, contrast(one, other)))
-    adjusted, bounds = holm([one[-1].p for one in found]), simultaneous([one[-1] for one in found])
-    rows = [
-        Row(
-            float(ours.estimates.mean()),
-            float(theirs.estimates.mean()),
-            Finding(
-                first=first,
-                second=second,
-                factor=1.0,
-                metric=metric,
-                expected=False,
-                estimate=difference.estimate,
-                ci_low=difference.ci_low,
-                ci_high=difference.ci_high,
-                simultaneous_low=low,
-                simultaneous_high=high,
-                p=difference.p,
-                p_holm=float(p_holm),
-                by_seed=difference.by_seed,
-            ),
-        )
-        for (metric, first, second, ours, theirs, difference), p_holm, (low, high) in zip(
-            found, adjusted, bounds, strict=True
-        )
-    ]
+            found.append((pair, metric, contrast(one, other)))
+            figures.append((float(one.estimates.mean()), float(other.estimates.mean())))
+    rows = [Row(*both, finding) for both, finding in zip(figures, as_findings(found), strict=True)]
     return rows, missing
 
 
@@ -169,8 +147,8 @@ def flat(rows: Sequence[Row], compared: Compared) -> dict[str, float]:
     for row in rows:
         one = row.finding
         found |= {
-            f"{one.metric}/{one.first}": row.ours,
-            f"{one.metric}/{one.second}": row.theirs,
+            f"{one.metric}/{one.comparison.first}": row.ours,
+            f"{one.metric}/{one.comparison.second}": row.theirs,
             one.name: one.estimate,
         }
         for field in ("ci_low", "ci_high", "simultaneous_low", "simultaneous_high", "p", "p_holm"):
@@ -248,8 +226,8 @@ def _cells(row: Row) -> tuple[str, ...]:
     one = row.finding
     return (
         one.metric,
-        one.first,
-        one.second,
+        one.comparison.first,
+        one.comparison.second,
         f"{row.ours:.3f}",
         f"{row.theirs:.3f}",
         _signed(one.estimate),

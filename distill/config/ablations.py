@@ -37,6 +37,8 @@ class Arm:
 class Comparison:
     """A statement about two models: `first` is better than `factor` · `second`.
 
+    With `than` about four: the gain of `first` over `second` is larger than that of `than[0]` over `than[1]`.
+
     A model is an arm, one of its Matryoshka prefixes (`ARM@64`), its assistant where that is not the reference arm's
     (`ARM.assistant`), or one of MODELS.
     """
@@ -47,6 +49,16 @@ class Comparison:
     family: str = "claims"  # p-values and intervals are corrected over all statements and metrics of one family
     expected: bool = True  # a claim that may fail; otherwise reported as it is
     factor: float = 1.0  # below 1: `first` keeps at least this share of `second`
+    than: tuple[str, ...] = ()  # two more models
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        return (self.first, self.second, *self.than)
+
+    def name(self, metric: str) -> str:
+        """Of the difference in `evidence.json`."""
+        pair = f"{self.first}-{'' if self.factor == 1 else f'{self.factor:g}*'}{self.second}"
+        return f"diff/{metric}/" + (f"({pair})-({'-'.join(self.than)})" if self.than else pair)
 
 
 @dataclasses.dataclass
@@ -96,22 +108,25 @@ class Ablations(Experiment):
             raise ConfigError(f"config.resamples={self.resamples}: must be at least 200")
         if self.docs and not self.docs.endswith(".md"):
             raise ConfigError(f"config.docs={self.docs!r}: must be the path of a Markdown file, ending in .md")
-        stated: set[tuple[str, str, float, str]] = set()
+        stated: set[str] = set()
         for number, comparison in enumerate(self.comparisons):
             field = f"comparisons[{number}]"
-            self._known(f"{field}.first", comparison.first, models=True)
-            self._known(f"{field}.second", comparison.second, models=True)
+            sides = {"first": (comparison.first,), "second": (comparison.second,), "than": comparison.than}
+            for side, models in sides.items():
+                for name in models:
+                    self._known(f"{field}.{side}", name, models=True)
             _metrics(field, comparison.metrics)
             if not 0 < comparison.factor <= 1:
                 raise ConfigError(f"config.{field}.factor={comparison.factor}: must be above 0 and at most 1")
+            if len(comparison.than) not in (0, 2):
+                raise ConfigError(f"config.{field}.than={comparison.than}: must be two models, or none")
             for metric in comparison.metrics:
-                statement = (comparison.first, comparison.second, comparison.factor, metric)
-                if statement in stated:
+                if (name := comparison.name(metric)) in stated:
                     raise ConfigError(
-                        f"config.{field}: {comparison.first!r} against {comparison.second!r} on {metric!r} was stated "
-                        "before; leave one out, or one number in evidence.json would hide the other"
+                        f"config.{field}: {name!r} was stated before; leave one out, or one number in evidence.json "
+                        "would hide the other"
                     )
-                stated.add(statement)
+                stated.add(name)
         for number, curve in enumerate(self.curves):
             field = f"curves[{number}]"
             if curve.axis not in AXES:

@@ -94,7 +94,7 @@ class Resampled:
 
 @dataclasses.dataclass(frozen=True)
 class Contrast:
-    """First minus `factor` · second, averaged over seeds; bounds and p are NaN where they cannot be had."""
+    """A difference between models, averaged over seeds; bounds and p are NaN where they cannot be had."""
 
     estimate: float
     ci_low: float  # 95 %, of this comparison alone
@@ -138,8 +138,18 @@ def interval(model: Resampled, seed: int = 0) -> tuple[float, float]:
     return percentile_interval(_over_seeds(model.draws, model.estimates, seed))
 
 
-def contrast(first: Resampled, second: Resampled, *, factor: float = 1.0, seed: int = 0) -> Contrast:
-    """Compares two models seed by seed on the same groups.
+def contrast(
+    first: Resampled,
+    second: Resampled,
+    *,
+    factor: float = 1.0,
+    than: tuple[Resampled, Resampled] | None = None,
+    seed: int = 0,
+) -> Contrast:
+    """Compares two models seed by seed on the same groups: first − factor · second.
+
+    With `than` two such differences are compared, first − factor · second − (than[0] − than[1]): what one change is
+    worth here more than there (an interaction).
 
     p for one value a group: under "no difference" each group's difference, averaged over the seeds that share it, could
     as well have the other sign; the share of sign patterns that give at least so large a mean (Smucker, Allan &
@@ -150,12 +160,16 @@ def contrast(first: Resampled, second: Resampled, *, factor: float = 1.0, seed: 
     Raises:
       ValueError: the models were measured on different groups or pairs.
     """
-    if len(first.samples) != len(second.samples) or not all(
-        a.paired(b) for a, b in zip(first.samples, second.samples, strict=True)
-    ):
-        raise ValueError("the models were measured on different queries or pairs, so they cannot be compared")
-    by_seed = first.estimates - factor * second.estimates
-    raw = first.draws - factor * second.draws
+    terms = [(1.0, first), (-factor, second)]
+    if than is not None:
+        terms += [(-1.0, than[0]), (1.0, than[1])]
+    for _, other in terms[1:]:
+        if len(first.samples) != len(other.samples) or not all(
+            a.paired(b) for a, b in zip(first.samples, other.samples, strict=True)
+        ):
+            raise ValueError("the models were measured on different queries or pairs, so they cannot be compared")
+    by_seed = np.sum([weight * one.estimates for weight, one in terms], axis=0)
+    raw = np.sum([weight * one.draws for weight, one in terms], axis=0)
     draws = _over_seeds(raw, by_seed, seed)
     estimate = float(by_seed.mean())
     if min(sample.group_ids.size for sample in first.samples) < 2:
@@ -164,7 +178,7 @@ def contrast(first: Resampled, second: Resampled, *, factor: float = 1.0, seed: 
     if not math.isfinite(low):  # an AUC of one class
         p = math.nan
     elif isinstance(first.samples[0], Values):
-        p = _sign_flips(first, second, factor, seed)
+        p = _sign_flips(terms, seed)
     else:
         p = _tail(raw.mean(axis=1))
     return Contrast(estimate, low, high, p, tuple(by_seed.tolist()), draws)
@@ -212,9 +226,12 @@ def _over_seeds(draws: NDArray[np.float64], estimates: NDArray[np.float64], seed
     return pooled + math.sqrt(share) * (weights @ estimates - estimates.mean())
 
 
-def _sign_flips(first: Resampled, second: Resampled, factor: float, seed: int) -> float:
-    pairs = zip(first.samples, second.samples, strict=True)
-    changes = [a.values - factor * b.values for a, b in pairs if isinstance(a, Values) and isinstance(b, Values)]
+def _sign_flips(terms: Sequence[tuple[float, Resampled]], seed: int) -> float:
+    first = terms[0][1]
+    changes = []
+    for number in range(len(first.samples)):
+        own = [(weight, one.samples[number]) for weight, one in terms]
+        changes.append(np.sum([weight * sample.values for weight, sample in own if isinstance(sample, Values)], axis=0))
     shares = np.concatenate([each / each.size for each in changes])  # their sum is the estimate, but for a constant
     if first.shared_groups:
         groups = np.concatenate([sample.group_ids for sample in first.samples])

@@ -12,7 +12,9 @@ import jinja2
 import matplotlib
 import numpy as np
 
+from distill.config.ablations import Comparison
 from distill.evaluate import plots
+from distill.evaluate.comparisons import Contrast, holm, simultaneous
 from distill.evaluate.metric_table import DESCRIPTIONS
 from distill.evaluate.significance import Interval
 
@@ -31,27 +33,23 @@ _WORDS = {
 
 @dataclasses.dataclass(frozen=True)
 class Finding:
-    """One comparison, first − factor · second, and what the grid says of it."""
+    """One comparison on one metric, and what the grid says of it."""
 
-    first: str
-    second: str
-    factor: float
+    comparison: Comparison
     metric: str
-    expected: bool
     estimate: float
     ci_low: float  # 95 %, of this comparison alone
     ci_high: float
+    p: float
     simultaneous_low: float  # 95 %, of all comparisons of the family together
     simultaneous_high: float
-    p: float
     p_holm: float
     by_seed: Sequence[float]
 
     @property
     def name(self) -> str:
         """As in `evidence.json`."""
-        factor = "" if self.factor == 1 else f"{self.factor:g}*"
-        return f"diff/{self.metric}/{self.first}-{factor}{self.second}"
+        return self.comparison.name(self.metric)
 
     @property
     def verdict(self) -> str:
@@ -59,17 +57,23 @@ class Finding:
         if not (math.isfinite(self.simultaneous_low) and math.isfinite(self.simultaneous_high)):
             return "untested"
         if self.simultaneous_low > 0:
-            return "holds" if self.expected else "higher"
+            return "holds" if self.comparison.expected else "higher"
         if self.simultaneous_high < 0:
-            return "reversed" if self.expected else "lower"
-        return "not shown" if self.expected else "no clear difference"
+            return "reversed" if self.comparison.expected else "lower"
+        return "not shown" if self.comparison.expected else "no clear difference"
 
     @property
     def claim(self) -> str:
         """In words, for a Markdown page."""
-        if self.factor < 1:
-            return f"`{self.first}` keeps {100 * self.factor:g} % of `{self.second}`"
-        return f"`{self.first}` above `{self.second}`" if self.expected else f"`{self.first}` − `{self.second}`"
+        one = self.comparison
+        if one.factor < 1:
+            gain = f"`{one.first}` keeps {100 * one.factor:g} % of `{one.second}`"
+        else:
+            gain = f"`{one.first}` above `{one.second}`" if one.expected else f"`{one.first}` − `{one.second}`"
+        if not one.than:
+            return gain
+        other = "`{}` above `{}`" if one.expected else "`{}` − `{}`"
+        return gain + (", by more than {}" if one.expected else " − ({})").format(other.format(*one.than))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,6 +119,27 @@ class Evidence:
     missing: Mapping[str, str]  # figure → why
     seconds: float  # of all stages, shared ones once
     versions: Mapping[str, str]
+
+
+def as_findings(family: Sequence[tuple[Comparison, str, Contrast]]) -> list[Finding]:
+    """The comparisons of one family, each on a metric, corrected for their number together."""
+    contrasts = [found for _, _, found in family]
+    adjusted, bounds = holm([found.p for found in contrasts]), simultaneous(contrasts)
+    return [
+        Finding(
+            comparison,
+            metric,
+            found.estimate,
+            found.ci_low,
+            found.ci_high,
+            found.p,
+            simultaneous_low=low,
+            simultaneous_high=high,
+            p_holm=float(p_holm),
+            by_seed=found.by_seed,
+        )
+        for (comparison, metric, found), p_holm, (low, high) in zip(family, adjusted, bounds, strict=True)
+    ]
 
 
 def render_evidence(evidence: Evidence) -> tuple[str, dict[str, str]]:
@@ -169,7 +194,7 @@ def _pictures(evidence: Evidence) -> dict[str, str]:
 
 def _shown(model: str, evidence: Evidence) -> bool:
     """Matryoshka prefixes are many: those stand beside whole models that a comparison names."""
-    named = {side for family in evidence.findings.values() for one in family for side in (one.first, one.second)}
+    named = {name for family in evidence.findings.values() for one in family for name in one.comparison.models}
     return "@" not in model or model in named
 
 

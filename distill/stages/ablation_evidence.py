@@ -12,9 +12,8 @@ import numpy as np
 
 from distill.artifacts import package_versions, read_json, read_manifest, write_atomic, write_json
 from distill.config.ablations import AXES, METRICS, Ablations, Arm, Comparison
-from distill.evaluate.comparisons import Contrast, Resampled, Sample, contrast, holm, interval, resample
-from distill.evaluate.comparisons import simultaneous as simultaneous_intervals
-from distill.evaluate.evidence import ArmRow, Evidence, Finding, Line, render_evidence
+from distill.evaluate.comparisons import Contrast, Resampled, Sample, contrast, interval, resample
+from distill.evaluate.evidence import ArmRow, Evidence, Finding, Line, as_findings, render_evidence
 from distill.evaluate.samples import read_samples
 from distill.evaluate.significance import Interval
 from distill.reporting import Reporter
@@ -126,40 +125,17 @@ def _findings(
     families: dict[str, list[tuple[Comparison, str, Contrast]]] = {}
     for comparison in grid.comparisons:
         for metric in comparison.metrics:
-            name = f"diff/{metric}/{_pair(comparison)}"
-            sides = [measured.get((metric, model)) for model in (comparison.first, comparison.second)]
-            if sides[0] is None or sides[1] is None:
-                absent = comparison.first if sides[0] is None else comparison.second
-                if absent not in grid.arms or absent in grid.selected():
-                    missing[name] = f"{metric} was not measured for {absent}"
+            absent = [model for model in comparison.models if (metric, model) not in measured]
+            if absent:
+                if absent[0] not in grid.arms or absent[0] in grid.selected():
+                    missing[comparison.name(metric)] = f"{metric} was not measured for {absent[0]}"
                 if comparison.expected:
                     families.setdefault(comparison.family, []).append((comparison, metric, _NOT_MEASURED))
                 continue
-            found = contrast(sides[0], sides[1], factor=comparison.factor)
+            first, second, *than = (measured[metric, model] for model in comparison.models)
+            found = contrast(first, second, factor=comparison.factor, than=(than[0], than[1]) if than else None)
             families.setdefault(comparison.family, []).append((comparison, metric, found))
-    findings = {}
-    for family, rows in families.items():
-        adjusted = holm([found.p for _, _, found in rows])
-        bounds = simultaneous_intervals([found for _, _, found in rows])
-        findings[family] = [
-            Finding(
-                first=comparison.first,
-                second=comparison.second,
-                factor=comparison.factor,
-                metric=metric,
-                expected=comparison.expected,
-                estimate=found.estimate,
-                ci_low=found.ci_low,
-                ci_high=found.ci_high,
-                simultaneous_low=low,
-                simultaneous_high=high,
-                p=found.p,
-                p_holm=float(p_holm),
-                by_seed=found.by_seed,
-            )
-            for (comparison, metric, found), p_holm, (low, high) in zip(rows, adjusted, bounds, strict=True)
-        ]
-    return findings
+    return {family: as_findings(rows) for family, rows in families.items()}
 
 
 def _encoder(grid: Ablations) -> str:
@@ -173,11 +149,6 @@ def _shell_word(argument: str) -> str:
     """Quoted for a shell, and as a person would: "--config.only=('student',)"."""
     plain = "'" in argument and not set(argument) & set('"$`\\!')
     return f'"{argument}"' if plain else shlex.quote(argument)
-
-
-def _pair(comparison: Comparison) -> str:
-    factor = "" if comparison.factor == 1 else f"{comparison.factor:g}*"
-    return f"{comparison.first}-{factor}{comparison.second}"
 
 
 def _flat(evidence: Evidence) -> dict[str, float]:

@@ -45,6 +45,36 @@ def test_a_share_of_the_second_is_what_a_factor_asks():
     assert found.ci_low > 0
 
 
+def test_two_differences_are_compared_query_by_query():
+    few, few_direct = model((0.5, 0.9, 0.7), (0.7, 0.9, 0.9)), model((0.4, 0.5, 0.5), (0.4, 0.5, 0.5))
+    many, many_direct = model((0.6, 0.6, 0.6), (0.6, 0.6, 0.6)), model((0.6, 0.5, 0.7), (0.6, 0.5, 0.5))
+    found = contrast(few, few_direct, than=(many, many_direct))
+    # Gains of few by seed (0.1, 0.4, 0.2) and (0.3, 0.4, 0.4); of many (0, 0.1, -0.1) and (0, 0.1, 0.1).
+    assert found.by_seed == pytest.approx((0.7 / 3, 0.9 / 3))
+    assert found.estimate == pytest.approx(0.8 / 3)
+    # By query 0.2, 0.3, 0.3: of eight sign patterns, all plus and all minus are as extreme.
+    assert found.p == pytest.approx(2 / 8)
+    assert 0.2 <= found.ci_low < found.estimate < found.ci_high
+    other_way = contrast(many, many_direct, than=(few, few_direct))
+    assert (other_way.ci_low, other_way.ci_high) == pytest.approx((-found.ci_high, -found.ci_low))
+    with pytest.raises(ValueError, match="different queries"):
+        contrast(few, few_direct, than=(many, model((0.1, 0.2), (0.1, 0.2))))
+
+
+def test_differences_of_pooled_aucs_are_compared():
+    rng = np.random.default_rng(2)
+    groups, labels = np.repeat(np.arange(12), 5), rng.random(60) < 0.4
+    models = [
+        resample([Pairs(groups, labels, labels * skill + rng.normal(0, 1, 60))], shared_groups=True, resamples=400)
+        for skill in (3.0, 0.5, 1.0, 1.0)
+    ]
+    gains = [contrast(*models[:2]), contrast(*models[2:])]
+    found = contrast(models[0], models[1], than=(models[2], models[3]))
+    assert found.estimate == pytest.approx(gains[0].estimate - gains[1].estimate)
+    assert found.draws == pytest.approx(gains[0].draws - gains[1].draws)
+    assert found.ci_low < found.estimate < found.ci_high and 2 / 401 <= found.p <= 1
+
+
 def test_a_pooled_auc_is_that_of_scikit_learn_on_every_seed():
     rng = np.random.default_rng(0)
     groups = np.repeat(np.arange(12), 5)

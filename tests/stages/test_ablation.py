@@ -247,6 +247,8 @@ def test_an_arm_that_cannot_be_compared_is_refused_before_any_work(override, wor
         ({"comparisons": (Comparison("student", "nobody", ("human/ndcg@10",)),)}, "nobody"),
         ({"comparisons": (Comparison("student", "bm25", ("human/luck",)),)}, "human/luck"),
         ({"comparisons": (Comparison("student", "bm25", ("human/ndcg@10",), factor=2.0),)}, "factor"),
+        ({"comparisons": (Comparison("student", "bm25", ("human/ndcg@10",), than=("student",)),)}, "than.*two models"),
+        ({"comparisons": (Comparison("student", "bm25", (), than=("student", "nobody")),)}, r"\[0\]\.than='nobody'"),
         (
             {
                 "comparisons": tuple(
@@ -254,7 +256,7 @@ def test_an_arm_that_cannot_be_compared_is_refused_before_any_work(override, wor
                     for metric in ("human/ndcg@10", "holdout/auc")
                 )
             },
-            r"comparisons\[1\].*'human/auc_exact' was stated before",
+            r"comparisons\[1\].*'diff/human/auc_exact/student-bm25' was stated before",
         ),
     ],
 )

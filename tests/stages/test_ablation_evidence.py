@@ -116,6 +116,31 @@ def test_the_command_of_the_page_can_be_pasted_into_a_shell(word):
     assert done.stdout == word
 
 
+@pytest.mark.parametrize(("expected", "verdict"), [(True, "holds"), (False, "higher")])
+def test_a_gain_that_is_larger_here_than_there(tmp_path, expected, verdict):
+    statement = Comparison("two", "one", (METRIC,), expected=expected, than=("student", "zero_shot"))
+    world = World(tmp_path, comparisons=(statement,))
+    for name, figure in {"student": 0.4, "one": 0.3, "two": 0.6}.items():
+        world.arm(name, figure)
+    found, figures, page = world.evidence()
+    (finding,) = found.findings["claims"]
+    assert finding.verdict == verdict
+    assert figures[f"diff/{METRIC}/(two-one)-(student-zero_shot)"] == pytest.approx(0.2, abs=0.02)
+    words = "`two` above `one`, by more than `student` above `zero_shot`"
+    assert f"| {words if expected else '`two` − `one` − (`student` − `zero_shot`)'} | `{METRIC}` | +0." in page
+
+
+def test_a_gain_over_a_model_that_was_not_measured_is_not_tested(tmp_path):
+    statements = [Comparison("student", "zero_shot", (METRIC,), than=("two", "one"), family=name) for name in "ab"]
+    statements[1].factor = 0.9
+    world = World(tmp_path, comparisons=tuple(statements), only=("student", "one"))
+    world.arm("student", 0.4)
+    world.arm("one", 0.3)
+    found, figures, _ = world.evidence()
+    assert [one.verdict for family in found.findings.values() for one in family] == ["untested"] * 2
+    assert not [name for name in figures if name.startswith("diff/")]
+
+
 def test_every_claim_held(tmp_path):
     world = World(tmp_path, comparisons=(Comparison("student", "zero_shot", (METRIC,)),), only=("student",))
     world.arm("student", 0.6)
