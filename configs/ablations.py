@@ -87,7 +87,7 @@ def esci() -> Ablations:
         few=2000,
         few_epochs=6.0,
         some=8000,
-        some_epochs=3.0,
+        some_epochs=2.0,
         claims=(
             *(Comparison(first, second, human) for first, second in pairs),
             Comparison("student@64", "student", ("human/ndcg@10",), factor=0.97),
