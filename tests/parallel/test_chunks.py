@@ -23,12 +23,21 @@ def layer(weights):
 def problem(rows: int = 14):
     rng = np.random.default_rng(0)
     data = {"x": rng.normal(size=(rows, 5)), "y": rng.normal(size=rows)}
-    return jax.tree.map(jnp.float32, data), jnp.float32(rng.normal(size=(5, 3)))
+    return jax.tree.map(jnp.asarray, data), jnp.asarray(rng.normal(size=(5, 3)))
+
+
+@pytest.fixture
+def float64():
+    """A gradient is a sum whose terms cancel: in float32 its error depends on the order in which they are added."""
+    with jax.enable_x64(True):
+        yield
 
 
 @pytest.mark.parametrize("chunk_rows", [1, 4, 7, 13, 14, 99])  # 4 and 13 do not divide 14
+@pytest.mark.usefixtures("float64")
 def test_values_and_gradients_equal_those_of_all_at_once(chunk_rows):
     data, weights = problem()
+    assert weights.dtype == jnp.float64
 
     @jax.jit
     @jax.value_and_grad
@@ -39,7 +48,7 @@ def test_values_and_gradients_equal_those_of_all_at_once(chunk_rows):
     def whole(weights):
         return jnp.square(layer(weights)(data, None) + jnp.arange(14.0)[:, None]).sum()
 
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), chunked(weights), whole(weights))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-12), chunked(weights), whole(weights))
 
 
 def test_each_chunk_has_a_key_of_its_own():
