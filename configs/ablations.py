@@ -2,8 +2,8 @@
 
 python -m launch.ablate --config=configs/ablations.py --workdir=runs/ablations
 
-21 arms on three seeds, each seed a marketplace of its own of half the quickstart's size. An arm is a few
-settings of one experiment, so any of its flags still applies (`--config.student.epochs=6`), as do
+21 arms on three seeds, each seed a marketplace of its own of half the quickstart's size: half an hour on two cores.
+An arm is a few settings of one experiment, so any of its flags still applies (`--config.student.epochs=6`), as do
 `--config.seeds=(0,)` and `--config.only="('student','student_clicks')"`. The same on the ESCI-ads directory:
 
 python -m launch.ablate --config=configs/ablations.py:esci_ads --config.data.dir=DATA --config.encoder.init=MODEL \
