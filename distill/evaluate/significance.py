@@ -186,13 +186,15 @@ class Clusters:
             raise ValueError(f"labels {self.labels.shape} and scores {scores.shape} must have one length")
         if self.labels.all() or not self.labels.any():
             return np.full(len(counts), math.nan)
-        order = np.argsort(scores, kind="stable")
-        levels = np.flatnonzero(np.diff(scores[order], prepend=-np.inf) > 0)  # first row of each distinct score
-        weights = counts[:, self.group[order]]
-        labels = self.labels[order]
-        positive = np.add.reduceat(weights * labels, levels, axis=1)
-        negative = np.add.reduceat(weights * ~labels, levels, axis=1)
-        below = np.cumsum(negative, axis=1) - negative / 2  # negatives under each level, those tied with it half
-        pairs = positive.sum(1) * negative.sum(1)
+        # [pairs, r], so that the counts of one pair lie together
+        order = np.argsort(scores[~self.labels], kind="stable")
+        positive = counts.T[self.group[self.labels]]
+        negative = counts.T[self.group[~self.labels][order]]
+        lowest = np.cumsum(np.vstack([np.zeros(len(counts)), negative]), axis=0)  # row n: of the n lowest negatives
+        below, not_above = (
+            np.searchsorted(scores[~self.labels][order], scores[self.labels], side) for side in ("left", "right")
+        )
+        won = sum(np.einsum("pr,pr->r", positive, lowest[end]) for end in (below, not_above)) / 2  # half of a tie
+        pairs = positive.sum(axis=0) * lowest[-1]
         with np.errstate(invalid="ignore", divide="ignore"):
-            return np.where(pairs > 0, (positive * below).sum(1) / pairs, math.nan)
+            return np.where(pairs > 0, won / pairs, math.nan)
