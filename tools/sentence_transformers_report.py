@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,6 +17,7 @@ from distill.artifacts import read_manifest, write_atomic, write_json
 from distill.config.ablations import METRICS, Ablations, Comparison
 from distill.evaluate.comparisons import Contrast, Resampled, contrast, resample
 from distill.evaluate.evidence import Finding, as_findings
+from distill.evaluate.report_format import number, p_value, shell_word, signed
 from distill.evaluate.samples import read_samples
 from distill.reporting import Reporter
 from distill.stages.ablation import ArmRun
@@ -176,7 +176,7 @@ def page(rows: Sequence[Row], missing: Mapping[str, str], compared: Compared) ->
         "",
         "Written by",
         "",
-        f"    PYTHONPATH=. {shlex.join(['python', *sys.argv])}",
+        f"    PYTHONPATH=. {' '.join(map(shell_word, ['python', *sys.argv]))}",
         "",
         f"`{compared.arm}` on seed{'s' * (len(compared.seeds) > 1)} {', '.join(map(str, compared.seeds))}, and models "
         f"that sentence-transformers trained ({versions}, CPU) on every example that it saw, as often as it saw it: "
@@ -199,7 +199,7 @@ def page(rows: Sequence[Row], missing: Mapping[str, str], compared: Compared) ->
     ]
     for row in rows:
         metric, ours, theirs, *numbers, verdict = _cells(row)
-        by_seed = " ".join(_signed(value) for value in row.finding.by_seed)
+        by_seed = " ".join(signed(value) for value in row.finding.by_seed)
         lines.append(f"| `{metric}` | `{ours}` | `{theirs}` | {' | '.join(numbers)} | {by_seed} | {verdict} |")
     if missing:
         lines += ["", "Not compared:", "", *(f"- `{name}`: {why}" for name, why in missing.items())]
@@ -228,23 +228,15 @@ def _cells(row: Row) -> tuple[str, ...]:
         one.metric,
         one.comparison.first,
         one.comparison.second,
-        f"{row.ours:.3f}",
-        f"{row.theirs:.3f}",
-        _signed(one.estimate),
-        f"[{_signed(one.ci_low)}, {_signed(one.ci_high)}]",
-        _p(one.p),
-        _p(one.p_holm),
-        f"[{_signed(one.simultaneous_low)}, {_signed(one.simultaneous_high)}]",
+        number(row.ours),
+        number(row.theirs),
+        signed(one.estimate),
+        f"[{signed(one.ci_low)}, {signed(one.ci_high)}]",
+        p_value(one.p),
+        p_value(one.p_holm),
+        f"[{signed(one.simultaneous_low)}, {signed(one.simultaneous_high)}]",
         row.verdict,
     )
-
-
-def _signed(value: float) -> str:
-    return f"{value:+.3f}" if math.isfinite(value) else "–"
-
-
-def _p(value: float) -> str:
-    return "–" if not math.isfinite(value) else "< 0.001" if value < 0.001 else f"{value:.3f}"
 
 
 def _manifest(folder: Path) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from distill.config.ablations import Comparison
 from distill.evaluate import plots
 from distill.evaluate.comparisons import Contrast, holm, simultaneous
 from distill.evaluate.metric_table import DESCRIPTIONS
+from distill.evaluate.report_format import FILTERS
 from distill.evaluate.significance import Interval
 
 # A picture in a file of its own cannot take the page's colour, so it follows the reader's light or dark scheme.
@@ -150,7 +151,7 @@ def render_evidence(evidence: Evidence) -> tuple[str, dict[str, str]]:
     environment = jinja2.Environment(
         undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
     )
-    environment.filters.update(signed=_signed, plain=_plain, p_value=_p_value, duration=_duration, cell=_cell)
+    environment.filters.update(FILTERS, cell=_cell)
     template = resources.files("distill.evaluate").joinpath("evidence.md.jinja").read_text("utf-8")
     pictures = _pictures(evidence)
     findings = [finding for family in evidence.findings.values() for finding in family]
@@ -223,22 +224,6 @@ def _curves(name: str, title: str, axis_label: str, by_metric: Mapping[str, Sequ
 def _standing(svg: str) -> str:
     """An `<svg>` element as a file of its own."""
     return svg.replace(">", f">{_SCHEME}", 1) + "\n"
-
-
-def _plain(value: float) -> str:
-    return f"{value:.3f}" if math.isfinite(value) else "–"
-
-
-def _signed(value: float) -> str:
-    return f"{value:+.3f}".replace("-", "−") if math.isfinite(value) else "–"
-
-
-def _p_value(value: float) -> str:
-    return "–" if not math.isfinite(value) else "< 0.001" if value < 0.001 else f"{value:.3f}"
-
-
-def _duration(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
 
 
 def _cell(text: str) -> str:

@@ -1,8 +1,9 @@
-"""How the report writes numbers: the template's filters."""
+"""How pages write numbers and commands; the templates' filters."""
 
 from __future__ import annotations
 
 import math
+import shlex
 
 
 def number(value: float, digits: int = 3, sign: bool = False) -> str:
@@ -45,8 +46,20 @@ def size(value: float) -> str:
     return f"{value:,.1f} TiB"
 
 
+def signed(value: float) -> str:
+    """A difference: `+0.010`, `−0.010`."""
+    return number(value, sign=True)
+
+
+def shell_word(argument: str) -> str:
+    """Quoted for a shell, and as a person would: `"--config.only=('student',)"`."""
+    plain = "'" in argument and not set(argument) & set('"$`\\!')
+    return f'"{argument}"' if plain else shlex.quote(argument)
+
+
 FILTERS = {
     "number": number,
+    "signed": signed,
     "percent": percent,
     "count": count,
     "p_value": p_value,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from distill.artifacts import package_versions, read_json, read_manifest, write_
 from distill.config.ablations import AXES, METRICS, Ablations, Arm, Comparison
 from distill.evaluate.comparisons import Contrast, Resampled, Sample, contrast, interval, resample
 from distill.evaluate.evidence import ArmRow, Evidence, Finding, Line, as_findings, render_evidence
+from distill.evaluate.report_format import shell_word
 from distill.evaluate.samples import read_samples
 from distill.evaluate.significance import Interval
 from distill.reporting import Reporter
@@ -44,7 +44,7 @@ def write_evidence(
     findings = _findings(grid, measured, missing)
     evidence = Evidence(
         name=grid.name,
-        command=" ".join(map(_shell_word, command)),
+        command=" ".join(map(shell_word, command)),
         data="the embedded marketplace" if grid.data.embedded else Path(grid.data.dir).name or "one's own files",
         encoder=_encoder(grid),
         seeds=grid.seeds,
@@ -143,12 +143,6 @@ def _encoder(grid: Ablations) -> str:
     if not grid.encoder.init:
         return f"{grid.encoder.layers}-layer, width {grid.encoder.width}, from scratch"
     return Path(grid.encoder.init).name + (f", its first {grid.encoder.depth} layers" if grid.encoder.depth else "")
-
-
-def _shell_word(argument: str) -> str:
-    """Quoted for a shell, and as a person would: "--config.only=('student',)"."""
-    plain = "'" in argument and not set(argument) & set('"$`\\!')
-    return f'"{argument}"' if plain else shlex.quote(argument)
 
 
 def _flat(evidence: Evidence) -> dict[str, float]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import subprocess
 
 import pytest
 
@@ -134,3 +135,10 @@ def test_best_servable_model_is_marked_and_the_assistant_never(page, data):
 )
 def test_numbers_are_shown(value, shown):
     assert report_format.number(value) == shown
+
+
+@pytest.mark.parametrize("word", ["--only=('a','b')", "plain", "two words", "it's $HOME", 'say "x"', "--x=`y`'"])
+def test_a_command_can_be_pasted_into_a_shell(word):
+    command = f"printf %s {report_format.shell_word(word)}"
+    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=True)
+    assert done.stdout == word

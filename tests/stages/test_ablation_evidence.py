@@ -1,7 +1,6 @@
 """What the evidence says of measurements that were made up: claims that nobody tested, assistants that arms share."""
 
 import json
-import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +11,7 @@ from distill.config.ablations import Ablations, Arm, Comparison, Curve
 from distill.evaluate.samples import SAMPLES, Samples
 from distill.reporting import Silent
 from distill.stages.ablation import ArmRun
-from distill.stages.ablation_evidence import _shell_word, write_evidence
+from distill.stages.ablation_evidence import write_evidence
 from distill.stages.base import write_table
 from tests.stages.small_grid_config import get_config
 
@@ -108,12 +107,6 @@ def test_a_curve_of_one_point_is_not_drawn(tmp_path):
     world.arm("two", 0.5)
     (line,) = world.evidence()[0].curves["By labels"][METRIC]
     assert line.label == "both"
-
-
-@pytest.mark.parametrize("word", ["--only=('a','b')", "plain", "two words", "it's $HOME", 'say "x"', "--x=`y`'"])
-def test_the_command_of_the_page_can_be_pasted_into_a_shell(word):
-    done = subprocess.run(["sh", "-c", f"printf %s {_shell_word(word)}"], capture_output=True, text=True, check=True)
-    assert done.stdout == word
 
 
 @pytest.mark.parametrize(("expected", "verdict"), [(True, "holds"), (False, "higher")])
