@@ -143,13 +143,13 @@ def contrast(
     second: Resampled,
     *,
     factor: float = 1.0,
-    than: tuple[Resampled, Resampled] | None = None,
+    than: Sequence[Resampled] = (),
     seed: int = 0,
 ) -> Contrast:
     """Compares two models seed by seed on the same groups: first − factor · second.
 
-    With `than` two such differences are compared, first − factor · second − (than[0] − than[1]): what one change is
-    worth here more than there (an interaction).
+    With `than`, two more models, two such differences are compared, first − factor · second − (than[0] − than[1]):
+    what one change is worth here more than there (an interaction).
 
     p for one value a group: under "no difference" each group's difference, averaged over the seeds that share it, could
     as well have the other sign; the share of sign patterns that give at least so large a mean (Smucker, Allan &
@@ -161,8 +161,8 @@ def contrast(
       ValueError: the models were measured on different groups or pairs.
     """
     terms = [(1.0, first), (-factor, second)]
-    if than is not None:
-        terms += [(-1.0, than[0]), (1.0, than[1])]
+    if than:
+        terms += zip((-1.0, 1.0), than, strict=True)
     for _, other in terms[1:]:
         if len(first.samples) != len(other.samples) or not all(
             a.paired(b) for a, b in zip(first.samples, other.samples, strict=True)

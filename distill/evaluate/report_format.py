@@ -46,9 +46,9 @@ def size(value: float) -> str:
     return f"{value:,.1f} TiB"
 
 
-def signed(value: float) -> str:
+def signed(value: float, digits: int = 3) -> str:
     """A difference: `+0.010`, `−0.010`."""
-    return number(value, sign=True)
+    return number(value, digits, sign=True)
 
 
 def shell_word(argument: str) -> str:

@@ -186,14 +186,12 @@ class Clusters:
             raise ValueError(f"labels {self.labels.shape} and scores {scores.shape} must have one length")
         if self.labels.all() or not self.labels.any():
             return np.full(len(counts), math.nan)
+        rest = np.flatnonzero(~self.labels)
+        rest = rest[np.argsort(scores[rest], kind="stable")]  # negatives by their scores
         # [pairs, r], so that the counts of one pair lie together
-        order = np.argsort(scores[~self.labels], kind="stable")
-        positive = counts.T[self.group[self.labels]]
-        negative = counts.T[self.group[~self.labels][order]]
+        positive, negative = counts.T[self.group[self.labels]], counts.T[self.group[rest]]
         lowest = np.cumsum(np.vstack([np.zeros(len(counts)), negative]), axis=0)  # row n: of the n lowest negatives
-        below, not_above = (
-            np.searchsorted(scores[~self.labels][order], scores[self.labels], side) for side in ("left", "right")
-        )
+        below, not_above = (np.searchsorted(scores[rest], scores[self.labels], side) for side in ("left", "right"))
         won = sum(np.einsum("pr,pr->r", positive, lowest[end]) for end in (below, not_above)) / 2  # half of a tie
         pairs = positive.sum(axis=0) * lowest[-1]
         with np.errstate(invalid="ignore", divide="ignore"):

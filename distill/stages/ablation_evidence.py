@@ -133,7 +133,7 @@ def _findings(
                     families.setdefault(comparison.family, []).append((comparison, metric, _NOT_MEASURED))
                 continue
             first, second, *than = (measured[metric, model] for model in comparison.models)
-            found = contrast(first, second, factor=comparison.factor, than=(than[0], than[1]) if than else None)
+            found = contrast(first, second, factor=comparison.factor, than=than)
             families.setdefault(comparison.family, []).append((comparison, metric, found))
     return {family: as_findings(rows) for family, rows in families.items()}
 
